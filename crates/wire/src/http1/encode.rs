@@ -1,0 +1,138 @@
+//! Writing of heads, chunks and trailers.
+//!
+//! Nothing is checked here: [`http::HeaderName`] and [`http::HeaderValue`] cannot hold a line end, and the
+//! request-target has been through the decoder or the router.
+
+use bytes::{BufMut, BytesMut};
+use http::header::HeaderMap;
+use http::{Method, StatusCode};
+
+use super::Framing;
+
+/// Longest chunk-size line that [`chunk_size`] writes: sixteen hex digits and CRLF.
+pub const MAX_CHUNK_SIZE_LINE: usize = 18;
+
+/// Writes a request head. `host` goes first, as every client does; `headers` must not hold Host or the
+/// framing headers, which follow from `framing`.
+pub fn request(
+    dst: &mut BytesMut,
+    method: &Method,
+    target: &[u8],
+    host: &[u8],
+    headers: &HeaderMap,
+    framing: Framing,
+) {
+    dst.reserve(64 + target.len() + host.len() + headers.len() * 48);
+    dst.put_slice(method.as_str().as_bytes());
+    dst.put_u8(b' ');
+    dst.put_slice(target);
+    dst.put_slice(b" HTTP/1.1\r\nhost: ");
+    dst.put_slice(host);
+    dst.put_slice(b"\r\n");
+    lines(dst, headers);
+    let bodyless = matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::CONNECT | Method::TRACE | Method::OPTIONS
+    );
+    match framing {
+        Framing::None if bodyless => {}
+        Framing::None => dst.put_slice(b"content-length: 0\r\n"),
+        Framing::Length(length) => content_length(dst, length),
+        Framing::Chunked | Framing::UntilClose => dst.put_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    dst.put_slice(b"\r\n");
+}
+
+/// How a response head announces its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseBody {
+    /// `content-length`.
+    Length(u64),
+    /// `transfer-encoding: chunked`.
+    Chunked,
+    /// No framing header: the body ends with the connection, or the status or method forbids one.
+    Unannounced,
+}
+
+/// Writes a response head; `headers` must not hold the framing headers or Connection.
+pub fn response(
+    dst: &mut BytesMut,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: ResponseBody,
+    connection: Option<&str>,
+) {
+    dst.reserve(64 + headers.len() * 48);
+    if status == StatusCode::OK {
+        dst.put_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        dst.put_slice(b"HTTP/1.1 ");
+        dst.put_slice(status.as_str().as_bytes());
+        dst.put_u8(b' ');
+        dst.put_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+        dst.put_slice(b"\r\n");
+    }
+    lines(dst, headers);
+    match body {
+        ResponseBody::Length(length) => content_length(dst, length),
+        ResponseBody::Chunked => dst.put_slice(b"transfer-encoding: chunked\r\n"),
+        ResponseBody::Unannounced => {}
+    }
+    if let Some(connection) = connection {
+        dst.put_slice(b"connection: ");
+        dst.put_slice(connection.as_bytes());
+        dst.put_slice(b"\r\n");
+    }
+    dst.put_slice(b"\r\n");
+}
+
+/// Writes the line that opens a chunk of `size` bytes.
+pub fn chunk_size(dst: &mut BytesMut, size: usize) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    dst.reserve(MAX_CHUNK_SIZE_LINE);
+    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..digits).rev() {
+        dst.put_u8(HEX[(size >> (digit * 4)) & 0xf]);
+    }
+    dst.put_slice(b"\r\n");
+}
+
+/// Writes the last chunk and the trailers.
+pub fn last_chunk(dst: &mut BytesMut, trailers: Option<&HeaderMap>) {
+    dst.put_slice(b"0\r\n");
+    if let Some(trailers) = trailers {
+        lines(dst, trailers);
+    }
+    dst.put_slice(b"\r\n");
+}
+
+fn lines(dst: &mut BytesMut, headers: &HeaderMap) {
+    for (name, value) in headers {
+        dst.reserve(name.as_str().len() + value.len() + 4);
+        dst.put_slice(name.as_str().as_bytes());
+        dst.put_slice(b": ");
+        dst.put_slice(value.as_bytes());
+        dst.put_slice(b"\r\n");
+    }
+}
+
+fn content_length(dst: &mut BytesMut, length: u64) {
+    dst.put_slice(b"content-length: ");
+    decimal(dst, length);
+    dst.put_slice(b"\r\n");
+}
+
+/// Writes a number in decimal without going through the formatting machinery.
+pub fn decimal(dst: &mut BytesMut, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    dst.put_slice(&digits[at..]);
+}
