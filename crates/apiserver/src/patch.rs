@@ -1,0 +1,68 @@
+//! The four patch types of the API except server-side apply, which is in [`crate::apply`].
+
+use serde_json::Value;
+
+use crate::kinds::Resource;
+
+/// Why a patch could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum PatchError {
+    /// The body is not a patch of its type (400).
+    #[error("{0}")]
+    BadPatch(String),
+    /// The patch is well formed, and cannot be applied to this object (422).
+    #[error("{0}")]
+    Unprocessable(String),
+    /// The kind has no strategic merge patch (415: CRDs).
+    #[error(
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+    )]
+    Unsupported,
+}
+
+/// RFC 6902.
+///
+/// # Errors
+/// When the body is not a JSON patch, or an operation fails.
+pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let operations: json_patch::Patch =
+        serde_json::from_value(patch.clone()).map_err(|e| PatchError::BadPatch(e.to_string()))?;
+    let mut out = object.clone();
+    json_patch::patch(&mut out, &operations).map_err(|e| {
+        PatchError::Unprocessable(format!(
+            "the server rejected our request due to an error in our request: {e}"
+        ))
+    })?;
+    Ok(out)
+}
+
+/// RFC 7386.
+///
+/// # Errors
+/// When the patch is not an object.
+pub fn merge_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
+    if !patch.is_object() {
+        return Err(PatchError::BadPatch(
+            "a merge patch is a JSON object".to_owned(),
+        ));
+    }
+    let mut out = object.clone();
+    json_patch::merge(&mut out, patch);
+    Ok(out)
+}
+
+/// Kubernetes' strategic merge patch for built-in kinds.
+///
+/// # Errors
+/// When the kind is a CRD's, or a directive is malformed.
+pub fn strategic_merge(
+    resource: &Resource,
+    object: &Value,
+    patch: &Value,
+) -> Result<Value, PatchError> {
+    if resource.custom.is_some() {
+        return Err(PatchError::Unsupported);
+    }
+    merge_patch(object, patch)
+}
