@@ -1,0 +1,547 @@
+//! One client's subscriptions: what it asked for, what it was sent, what it accepted. No I/O, no clock.
+//!
+//! Requests and snapshots go in, [`Outgoing`] messages come out. A push is made before it breaks:
+//!
+//! 1. clusters that are new or changed, and endpoints; the client warms them;
+//! 2. when the client has answered and has asked for the endpoints of every new cluster (or the deadline of the
+//!    caller has passed, [`Session::give_up_waiting`]): listeners, routes, secrets and the rest;
+//! 3. last, removed clusters, which nothing refers to any more.
+//!
+//! A snapshot that arrives during a push replaces the one that waits: at most one push is pending.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use meltemi_names::ArcStr;
+
+use crate::resource::{Resource, ResourceType};
+
+/// Most names that one client may subscribe to, per type.
+pub const MAX_NAMES: usize = 200_000;
+
+/// The two variants of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `StreamAggregatedResources`.
+    StateOfTheWorld,
+    /// `DeltaAggregatedResources`.
+    Delta,
+}
+
+/// What a client wants of one type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Names {
+    /// Everything.
+    All,
+    /// These.
+    Some(BTreeSet<ArcStr>),
+}
+
+/// Produces resources of one consistent state of the world.
+pub trait Source {
+    /// The resources of a type that these names select; unknown names are left out.
+    fn resources(&self, kind: &ResourceType, names: &Names) -> Vec<Arc<Resource>>;
+}
+
+/// A request of either variant.
+#[derive(Debug, Clone, Default)]
+pub struct Incoming {
+    /// Nonce of the response it answers; empty for a first or spontaneous request.
+    pub nonce: String,
+    /// Why the client refused that response.
+    pub error: Option<String>,
+    /// State of the world: the complete list. Delta: names to add (`*` = everything).
+    pub subscribe: Vec<String>,
+    /// Delta only: names to drop.
+    pub unsubscribe: Vec<String>,
+    /// Delta only: what the client still has from an earlier stream, name to version.
+    pub known: HashMap<String, String>,
+}
+
+/// A response to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its type.
+    pub kind: ResourceType,
+    /// New or changed resources; for a full-state type in the state-of-the-world variant, all of them.
+    pub resources: Vec<Arc<Resource>>,
+    /// Delta only: names that are gone.
+    pub removed: Vec<ArcStr>,
+    /// To be repeated by the client's answer.
+    pub nonce: String,
+}
+
+/// How far a client is with one type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncStatus {
+    /// Never sent.
+    NotSent,
+    /// The last response was accepted.
+    Synced,
+    /// The last response is not answered yet.
+    Stale,
+    /// The last response was refused.
+    Error,
+}
+
+#[derive(Debug, Default)]
+struct TypeState {
+    all: bool,
+    names: BTreeSet<ArcStr>,
+    /// What the client has, as far as we sent it: name to version.
+    sent: HashMap<ArcStr, Sent>,
+    last_nonce: Option<String>,
+    acked_nonce: Option<String>,
+    error: Option<String>,
+    answer_next: bool,
+}
+
+#[derive(Debug)]
+struct Sent {
+    version: u64,
+    resource: Option<Arc<Resource>>,
+}
+
+impl TypeState {
+    fn wanted(&self) -> Names {
+        if self.all {
+            Names::All
+        } else {
+            Names::Some(self.names.clone())
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.last_nonce.is_none() || self.last_nonce == self.acked_nonce
+    }
+}
+
+#[derive(Debug)]
+struct WaitingPush {
+    /// Endpoint names that the client has not asked for yet.
+    endpoints: BTreeSet<ArcStr>,
+}
+
+/// The state of one stream.
+#[derive(Debug)]
+pub struct Session {
+    protocol: Protocol,
+    types: BTreeMap<ResourceType, TypeState>,
+    waiting: Option<WaitingPush>,
+    nonce: u64,
+    nonce_salt: String,
+}
+
+impl Session {
+    /// A new stream; `nonce_salt` makes its nonces differ from those of other streams.
+    #[must_use]
+    pub fn new(protocol: Protocol, nonce_salt: impl Into<String>) -> Self {
+        Self {
+            protocol,
+            types: BTreeMap::new(),
+            waiting: None,
+            nonce: 0,
+            nonce_salt: nonce_salt.into(),
+        }
+    }
+
+    /// True while a push waits for the client to warm its clusters.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Status per type that the client has asked for.
+    pub fn status(&self) -> impl Iterator<Item = (&ResourceType, SyncStatus, Option<&str>)> {
+        self.types.iter().map(|(kind, state)| {
+            let status = match (&state.last_nonce, &state.error) {
+                (None, _) => SyncStatus::NotSent,
+                (Some(_), Some(_)) => SyncStatus::Error,
+                (Some(_), None) if state.is_answered() => SyncStatus::Synced,
+                (Some(_), None) => SyncStatus::Stale,
+            };
+            (kind, status, state.error.as_deref())
+        })
+    }
+
+    /// Handles a request; answers come from `source`.
+    pub fn request(
+        &mut self,
+        kind: &ResourceType,
+        request: Incoming,
+        source: &dyn Source,
+    ) -> Vec<Outgoing> {
+        let mut out = match self.protocol {
+            Protocol::StateOfTheWorld => self.request_sotw(kind, request, source),
+            Protocol::Delta => self.request_delta(kind, request, source),
+        };
+        self.resume(source, &mut out);
+        out
+    }
+
+    /// Sends what differs in a new state of the world; see the module documentation for the order.
+    pub fn push(&mut self, source: &dyn Source) -> Vec<Outgoing> {
+        let mut out = Vec::new();
+        let mut endpoints = BTreeSet::new();
+        let mut changed = BTreeSet::new();
+        if let Some(update) = self.difference(&ResourceType::Cluster, source, Removals::Keep) {
+            let watched = self
+                .types
+                .get(&ResourceType::Endpoint)
+                .map(|state| &state.names);
+            for name in update
+                .iter()
+                .filter_map(|resource| resource.waits_for.clone())
+            {
+                if watched.is_some_and(|names| names.contains(&name)) {
+                    changed.insert(name);
+                } else {
+                    endpoints.insert(name);
+                }
+            }
+            let message = self.send(&ResourceType::Cluster, update, Vec::new());
+            out.push(message);
+            if let Some(state) = self.types.get_mut(&ResourceType::Endpoint) {
+                state.answer_next = true;
+            }
+        }
+        // A changed cluster warms again and waits for its endpoints, also when they are as before.
+        if let Some(state) = self.types.get_mut(&ResourceType::Endpoint) {
+            state.sent.retain(|name, _| !changed.contains(name));
+        }
+        // Endpoints that vanish with their cluster are no removal: the cluster still serves until routes have moved.
+        if let Some(update) = self.difference(&ResourceType::Endpoint, source, Removals::Keep) {
+            let message = self.send(&ResourceType::Endpoint, update, Vec::new());
+            out.push(message);
+        }
+        self.waiting = Some(WaitingPush { endpoints });
+        self.resume(source, &mut out);
+        out
+    }
+
+    /// Goes on with a push although the client has not warmed everything.
+    pub fn give_up_waiting(&mut self, source: &dyn Source) -> Vec<Outgoing> {
+        let mut out = Vec::new();
+        if self.waiting.take().is_some() {
+            self.finish_push(source, &mut out);
+        }
+        out
+    }
+
+    fn resume(&mut self, source: &dyn Source, out: &mut Vec<Outgoing>) {
+        let Some(waiting) = &mut self.waiting else {
+            return;
+        };
+        let clusters_answered = self
+            .types
+            .get(&ResourceType::Cluster)
+            .is_none_or(TypeState::is_answered);
+        if let Some(endpoints) = self.types.get(&ResourceType::Endpoint) {
+            waiting
+                .endpoints
+                .retain(|name| !endpoints.sent.contains_key(name));
+        }
+        if clusters_answered && waiting.endpoints.is_empty() {
+            self.waiting = None;
+            self.finish_push(source, out);
+        }
+    }
+
+    fn finish_push(&mut self, source: &dyn Source, out: &mut Vec<Outgoing>) {
+        let late =
+            |kind: &ResourceType| !matches!(kind, ResourceType::Cluster | ResourceType::Endpoint);
+        let kinds: Vec<_> = self
+            .types
+            .keys()
+            .filter(|kind| late(kind))
+            .cloned()
+            .collect();
+        for kind in kinds {
+            out.extend(self.send_difference(&kind, source));
+        }
+        out.extend(self.send_difference(&ResourceType::Cluster, source));
+    }
+
+    /// Istio's order of checks: refusal, unsubscription, (re)subscription, stale, acceptance.
+    fn request_sotw(
+        &mut self,
+        kind: &ResourceType,
+        request: Incoming,
+        source: &dyn Source,
+    ) -> Vec<Outgoing> {
+        let is_new = self
+            .types
+            .get(kind)
+            .is_none_or(|state| state.last_nonce.is_none());
+        if request.error.is_some() {
+            if let Some(state) = self.types.get_mut(kind) {
+                state.acked_nonce.clone_from(&state.last_nonce);
+                state.error = request.error;
+            }
+            return Vec::new();
+        }
+        if !kind.is_wildcard() && request.subscribe.is_empty() {
+            self.types.remove(kind);
+            return Vec::new();
+        }
+        let names: BTreeSet<ArcStr> = request
+            .subscribe
+            .iter()
+            .take(MAX_NAMES)
+            .map(|name| name.as_str().into())
+            .collect();
+        let state = self.types.entry(kind.clone()).or_default();
+        if request.nonce.is_empty() || is_new {
+            *state = TypeState {
+                all: kind.is_wildcard() && names.is_empty(),
+                names,
+                ..TypeState::default()
+            };
+            return self.answer(kind, source).into_iter().collect();
+        }
+        if state.last_nonce.as_deref() != Some(request.nonce.as_str()) {
+            return Vec::new();
+        }
+        state.acked_nonce = Some(request.nonce);
+        state.error = None;
+        let added: BTreeSet<ArcStr> = names.difference(&state.names).cloned().collect();
+        let always = std::mem::take(&mut state.answer_next);
+        state.names = names;
+        let names = &state.names;
+        if !state.all {
+            state.sent.retain(|name, _| names.contains(name));
+        }
+        if always && added.is_empty() {
+            state.sent.clear();
+            return self.answer(kind, source).into_iter().collect();
+        }
+        if added.is_empty() {
+            return Vec::new();
+        }
+        self.answer_names(kind, added, source).into_iter().collect()
+    }
+
+    fn request_delta(
+        &mut self,
+        kind: &ResourceType,
+        request: Incoming,
+        source: &dyn Source,
+    ) -> Vec<Outgoing> {
+        let first = !self.types.contains_key(kind);
+        let state = self.types.entry(kind.clone()).or_default();
+        if !request.nonce.is_empty() {
+            if state.last_nonce.as_deref() != Some(request.nonce.as_str()) {
+                // Istiod drops the whole request; the specification asks to honour the names in it, and so do we.
+                return self
+                    .change_names(kind, &request, source)
+                    .into_iter()
+                    .collect();
+            }
+            state.acked_nonce = Some(request.nonce.clone());
+            state.error = request.error.clone();
+        }
+        if first {
+            for (name, version) in request.known.iter().take(MAX_NAMES) {
+                let version = u64::from_str_radix(version, 16).unwrap_or(0);
+                state.sent.insert(
+                    name.as_str().into(),
+                    Sent {
+                        version,
+                        resource: None,
+                    },
+                );
+            }
+            if kind.is_wildcard() && request.subscribe.is_empty() {
+                state.all = true;
+            }
+            // The known ones of a by-name type were subscribed to before the reconnection.
+            if !kind.is_wildcard() {
+                state
+                    .names
+                    .extend(request.known.keys().map(|name| ArcStr::from(name.as_str())));
+            }
+            self.note_names(kind, &request);
+            return self.answer(kind, source).into_iter().collect();
+        }
+        self.change_names(kind, &request, source)
+            .into_iter()
+            .collect()
+    }
+
+    fn note_names(&mut self, kind: &ResourceType, request: &Incoming) -> BTreeSet<ArcStr> {
+        let state = self.types.entry(kind.clone()).or_default();
+        let mut added = BTreeSet::new();
+        for name in &request.subscribe {
+            if name == "*" {
+                state.all = true;
+            } else if state.names.len() < MAX_NAMES {
+                state.names.insert(name.as_str().into());
+                added.insert(name.as_str().into());
+            }
+        }
+        for name in &request.unsubscribe {
+            if name == "*" {
+                state.all = false;
+            } else {
+                state.names.remove(name.as_str());
+                state.sent.remove(name.as_str());
+            }
+        }
+        added
+    }
+
+    fn change_names(
+        &mut self,
+        kind: &ResourceType,
+        request: &Incoming,
+        source: &dyn Source,
+    ) -> Option<Outgoing> {
+        let added = self.note_names(kind, request);
+        if added.is_empty() {
+            None
+        } else {
+            self.answer_names(kind, added, source)
+        }
+    }
+
+    /// Answers added names, also when the client has them already. A name that does not exist is reported as
+    /// removed (delta), so that the client stops waiting for it.
+    fn answer_names(
+        &mut self,
+        kind: &ResourceType,
+        added: BTreeSet<ArcStr>,
+        source: &dyn Source,
+    ) -> Option<Outgoing> {
+        let resources = source.resources(kind, &Names::Some(added.clone()));
+        let mut missing = added;
+        for resource in &resources {
+            missing.remove(&resource.name);
+        }
+        let removed = if self.protocol == Protocol::Delta {
+            missing.into_iter().collect()
+        } else {
+            Vec::new()
+        };
+        if resources.is_empty() && removed.is_empty() {
+            return None;
+        }
+        Some(self.send(kind, resources, removed))
+    }
+
+    /// Answers a subscription as a whole. A first wildcard request is always answered, even with nothing.
+    fn answer(&mut self, kind: &ResourceType, source: &dyn Source) -> Option<Outgoing> {
+        let empty = || (kind.is_full_state()).then(Vec::new);
+        let update = self
+            .difference(kind, source, Removals::Apply)
+            .or_else(empty)?;
+        let removed = self.take_removed(kind, source);
+        Some(self.send(kind, update, removed))
+    }
+
+    fn send_difference(&mut self, kind: &ResourceType, source: &dyn Source) -> Option<Outgoing> {
+        let update = self.difference(kind, source, Removals::Apply)?;
+        let removed = self.take_removed(kind, source);
+        Some(self.send(kind, update, removed))
+    }
+
+    /// What must be sent so that the client has what `source` says; `None` when it has it.
+    fn difference(
+        &self,
+        kind: &ResourceType,
+        source: &dyn Source,
+        removals: Removals,
+    ) -> Option<Vec<Arc<Resource>>> {
+        let state = self.types.get(kind)?;
+        let mut now = source.resources(kind, &state.wanted());
+        let is_new = |resource: &Arc<Resource>| {
+            state
+                .sent
+                .get(&resource.name)
+                .is_none_or(|sent| sent.version != resource.version)
+        };
+        let changed = now.iter().any(is_new);
+        let gone = removals == Removals::Apply && {
+            let names: BTreeSet<&ArcStr> = now.iter().map(|resource| &resource.name).collect();
+            state.sent.keys().any(|name| !names.contains(name))
+        };
+        if !changed && !gone {
+            return None;
+        }
+        if self.protocol == Protocol::Delta || !kind.is_full_state() {
+            now.retain(is_new);
+            return (!now.is_empty() || (gone && self.protocol == Protocol::Delta)).then_some(now);
+        }
+        if removals == Removals::Keep {
+            let names: BTreeSet<ArcStr> =
+                now.iter().map(|resource| resource.name.clone()).collect();
+            let kept = state.sent.iter().filter(|(name, _)| !names.contains(*name));
+            now.extend(kept.filter_map(|(_, sent)| sent.resource.clone()));
+        }
+        Some(now)
+    }
+
+    fn take_removed(&mut self, kind: &ResourceType, source: &dyn Source) -> Vec<ArcStr> {
+        let Some(state) = self.types.get_mut(kind) else {
+            return Vec::new();
+        };
+        let now: BTreeSet<ArcStr> = source
+            .resources(kind, &state.wanted())
+            .into_iter()
+            .map(|resource| resource.name.clone())
+            .collect();
+        let removed: Vec<ArcStr> = state
+            .sent
+            .keys()
+            .filter(|name| !now.contains(*name))
+            .cloned()
+            .collect();
+        for name in &removed {
+            state.sent.remove(name);
+        }
+        if self.protocol == Protocol::Delta {
+            removed
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn send(
+        &mut self,
+        kind: &ResourceType,
+        resources: Vec<Arc<Resource>>,
+        removed: Vec<ArcStr>,
+    ) -> Outgoing {
+        self.nonce += 1;
+        let nonce = format!("{}-{}", self.nonce_salt, self.nonce);
+        let keep = self.protocol == Protocol::StateOfTheWorld && kind.is_full_state();
+        let state = self.types.entry(kind.clone()).or_default();
+        for resource in &resources {
+            let sent = Sent {
+                version: resource.version,
+                resource: keep.then(|| Arc::clone(resource)),
+            };
+            state.sent.insert(resource.name.clone(), sent);
+        }
+        state.last_nonce = Some(nonce.clone());
+        Outgoing {
+            kind: kind.clone(),
+            resources,
+            removed,
+            nonce,
+        }
+    }
+}
+
+/// What a difference does about resources that no longer exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removals {
+    /// They stay for now (clusters, in the first part of a push).
+    Keep,
+    /// They go.
+    Apply,
+}
+
+#[cfg(test)]
+mod tests;
