@@ -1,1 +1,3 @@
-//! Placeholder: see ARCHITECTURE.md for what belongs here.
+//! Wire messages: Envoy's xDS types re-exported, and Istio's own.
+
+pub mod istio;

@@ -1,0 +1,134 @@
+//! The CSR gRPC service, `istio.v1.auth.IstioCertificateService`.
+//!
+//! Who the caller is decides an [`Authenticator`]; what he is told when he is nobody is always the same opaque
+//! sentence (the reasons go to the log).
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use meltemi_proto::istio::ca::{
+    IstioCertificateRequest, IstioCertificateResponse,
+    istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer},
+};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use crate::{IdentityError, ca::CertificateAuthority};
+
+/// What a caller shows of himself.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// Bearer token of the `authorization` metadata, without the scheme.
+    pub token: Option<String>,
+    /// URI names of the verified client certificate, if the connection had one.
+    pub certificate_uris: Vec<String>,
+}
+
+impl Credentials {
+    /// Reads them from gRPC metadata and connection extensions ([`PeerCertificate`]).
+    #[must_use]
+    pub fn of<T>(request: &Request<T>) -> Self {
+        let certificate_uris = request
+            .extensions()
+            .get::<PeerCertificate>()
+            .map(|peer| peer.uris.clone())
+            .unwrap_or_default();
+        Self {
+            token: bearer(request.metadata()),
+            certificate_uris,
+        }
+    }
+}
+
+/// Connection extension: the verified client certificate's names. Servers put it in after the handshake.
+#[derive(Debug, Clone, Default)]
+pub struct PeerCertificate {
+    /// URI subject alternative names.
+    pub uris: Vec<String>,
+}
+
+fn bearer(metadata: &MetadataMap) -> Option<String> {
+    let value = metadata.get("authorization")?.to_str().ok()?;
+    value
+        .strip_prefix("Bearer ")
+        .or_else(|| value.strip_prefix("Istio "))
+        .map(|token| token.trim().to_owned())
+}
+
+/// Finds out who a caller is.
+pub trait Authenticator: Send + Sync + 'static {
+    /// The caller's SPIFFE URI.
+    ///
+    /// # Errors
+    /// The reason, for the log; the caller never sees it.
+    fn authenticate(
+        &self,
+        credentials: &Credentials,
+    ) -> impl Future<Output = Result<String, String>> + Send;
+}
+
+/// The service over a CA that may be replaced at run time (root rotation).
+pub struct CsrService<A> {
+    ca: Arc<ArcSwap<CertificateAuthority>>,
+    authenticator: Arc<A>,
+}
+
+impl<A> std::fmt::Debug for CsrService<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CsrService").finish_non_exhaustive()
+    }
+}
+
+impl<A: Authenticator> CsrService<A> {
+    /// The tonic service.
+    #[must_use]
+    pub fn new(
+        ca: Arc<ArcSwap<CertificateAuthority>>,
+        authenticator: Arc<A>,
+    ) -> IstioCertificateServiceServer<Self> {
+        IstioCertificateServiceServer::new(Self { ca, authenticator })
+    }
+}
+
+#[tonic::async_trait]
+impl<A: Authenticator> IstioCertificateService for CsrService<A> {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let credentials = Credentials::of(&request);
+        let identity = self
+            .authenticator
+            .authenticate(&credentials)
+            .await
+            .map_err(|reason| {
+                tracing::warn!(reason, "certificate request refused");
+                Status::unauthenticated("request authenticate failure")
+            })?;
+        let message = request.into_inner();
+        let lifetime = Duration::from_secs(u64::try_from(message.validity_duration).unwrap_or(0));
+        let cert_chain = self
+            .ca
+            .load()
+            .sign(&message.csr, &identity, lifetime, SystemTime::now())
+            .map_err(|error| signing_status(&error))?;
+        tracing::info!(identity, "certificate issued");
+        Ok(Response::new(IstioCertificateResponse { cert_chain }))
+    }
+}
+
+fn signing_status(error: &IdentityError) -> Status {
+    let message = format!("CSR signing error ({error})");
+    match error {
+        IdentityError::Parse { .. } | IdentityError::LifetimeTooLong { .. } => {
+            Status::invalid_argument(message)
+        }
+        IdentityError::Generate { .. }
+        | IdentityError::Request { .. }
+        | IdentityError::Tls(_)
+        | IdentityError::File { .. } => Status::internal(message),
+    }
+}

@@ -1,0 +1,3 @@
+//! Messages that Istio defines itself and no public crate carries.
+
+pub mod ca;
