@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::connection_pool::*;
 pub use self::load_balancer::*;
-use crate::meta::Spec;
+use crate::meta::{AGE, Column, Spec};
 use crate::scalars::{Duration, PortSelector};
 use crate::schema::Nullable;
 use crate::selection::WorkloadSelector;
@@ -37,6 +37,11 @@ impl Spec for DestinationRule {
     const KIND: &'static str = "DestinationRule";
     const PLURAL: &'static str = "destinationrules";
     const VERSIONS: &'static [&'static str] = &["v1", "v1alpha3", "v1beta1"];
+    const SHORT_NAMES: &'static [&'static str] = &["dr"];
+    const COLUMNS: &'static [Column] = &[
+        Column::new("Host", ".spec.host", "Host of the service."),
+        AGE,
+    ];
 }
 
 /// A named group of a service's endpoints.

@@ -22,6 +22,7 @@ impl Spec for Gateway {
     const KIND: &'static str = "Gateway";
     const PLURAL: &'static str = "gateways";
     const VERSIONS: &'static [&'static str] = &["v1", "v1alpha3", "v1beta1"];
+    const SHORT_NAMES: &'static [&'static str] = &["gw"];
 }
 
 /// One port of a gateway.

@@ -82,6 +82,43 @@ pub enum DecodeError {
     },
 }
 
+/// A column of the tables that the API server prints.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Heading.
+    pub name: &'static str,
+    /// Where the value is.
+    pub json_path: &'static str,
+    /// OpenAPI type of the value.
+    pub kind: &'static str,
+    /// What the value tells.
+    pub description: &'static str,
+}
+
+impl Column {
+    /// A column of strings.
+    pub const fn new(
+        name: &'static str,
+        json_path: &'static str,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            json_path,
+            kind: "string",
+            description,
+        }
+    }
+}
+
+/// The column that shows how long an object has existed.
+pub const AGE: Column = Column {
+    name: "Age",
+    json_path: ".metadata.creationTimestamp",
+    kind: "date",
+    description: "Time since the object was created.",
+};
+
 /// A kind: its Rust spec type and the names under which Kubernetes knows it.
 pub trait Spec: Clone + Default + JsonSchema + Serialize + DeserializeOwned {
     /// API group.
@@ -94,6 +131,12 @@ pub trait Spec: Clone + Default + JsonSchema + Serialize + DeserializeOwned {
     const VERSIONS: &'static [&'static str];
     /// The version that is stored.
     const STORAGE: &'static str = Self::VERSIONS[0];
+    /// Abbreviations for the command line.
+    const SHORT_NAMES: &'static [&'static str] = &[];
+    /// Columns of tables; none leaves the choice to the API server, which shows the age.
+    const COLUMNS: &'static [Column] = &[];
+    /// Whether an object without `spec` is refused.
+    const SPEC_REQUIRED: bool = false;
 }
 
 impl<S: Spec> Object<S> {

@@ -40,6 +40,19 @@ pub fn rule(rule: &str, message: &str) -> Value {
     json!({"rule": rule, "message": message})
 }
 
+/// The rules of a port number.
+pub fn port_rules() -> Value {
+    json!([rule(
+        "0 < self && self <= 65535",
+        "port must be between 1-65535"
+    )])
+}
+
+/// The schema of a free-form object.
+pub fn free_form(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
 /// The structural schema of `T`: inlined, without nulls, definitions and titles.
 pub fn structural<T: JsonSchema>() -> Value {
     let mut settings = SchemaSettings::draft2020_12();

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::http::*;
-use crate::meta::Spec;
+use crate::meta::{AGE, Column, Spec};
 use crate::scalars::PortSelector;
 
 /// Routes for one or more hosts: which requests go where, and what happens to them on the way.
@@ -34,6 +34,16 @@ impl Spec for VirtualService {
     const KIND: &'static str = "VirtualService";
     const PLURAL: &'static str = "virtualservices";
     const VERSIONS: &'static [&'static str] = &["v1", "v1alpha3", "v1beta1"];
+    const SHORT_NAMES: &'static [&'static str] = &["vs"];
+    const COLUMNS: &'static [Column] = &[
+        Column::new(
+            "Gateways",
+            ".spec.gateways",
+            "Gateways and sidecars that use the routes.",
+        ),
+        Column::new("Hosts", ".spec.hosts", "Hosts the routes are for."),
+        AGE,
+    ];
 }
 
 /// A rule for TLS connections.
