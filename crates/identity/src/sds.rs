@@ -173,6 +173,5 @@ pub fn secret_named(name: &str, certificate: &WorkloadCertificate) -> Option<Sec
     Some(Secret {
         name: name.to_owned(),
         r#type: Some(kind),
-        ..Secret::default()
     })
 }
