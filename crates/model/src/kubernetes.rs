@@ -1,0 +1,209 @@
+//! The parts of Kubernetes objects that the model reads.
+
+use std::collections::BTreeMap;
+
+use meltemi_names::ArcStr;
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Metadata {
+    pub(crate) name: ArcStr,
+    pub(crate) namespace: ArcStr,
+    pub(crate) creation_timestamp: Option<ArcStr>,
+    pub(crate) deletion_timestamp: Option<ArcStr>,
+    pub(crate) labels: BTreeMap<ArcStr, ArcStr>,
+    pub(crate) annotations: BTreeMap<ArcStr, String>,
+    pub(crate) owner_references: Vec<Owner>,
+}
+
+impl Metadata {
+    pub(crate) fn meta(&self) -> crate::meta::Meta {
+        crate::meta::Meta {
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            created: self.creation_timestamp.clone().unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Owner {
+    pub(crate) kind: String,
+    pub(crate) name: ArcStr,
+    pub(crate) controller: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Service {
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: ServiceSpec,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    #[serde(rename = "clusterIP")]
+    pub(crate) cluster_ip: String,
+    #[serde(rename = "clusterIPs")]
+    pub(crate) cluster_ips: Vec<String>,
+    pub(crate) external_name: String,
+    pub(crate) selector: BTreeMap<ArcStr, ArcStr>,
+    pub(crate) ports: Vec<ServicePort>,
+    pub(crate) publish_not_ready_addresses: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServicePort {
+    pub(crate) name: ArcStr,
+    pub(crate) port: u16,
+    pub(crate) protocol: Option<String>,
+    pub(crate) app_protocol: Option<String>,
+    pub(crate) target_port: Option<IntOrString>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum IntOrString {
+    Int(u16),
+    String(ArcStr),
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EndpointSlice {
+    pub(crate) metadata: Metadata,
+    pub(crate) address_type: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) endpoints: Vec<SliceEndpoint>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) ports: Vec<SlicePort>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SliceEndpoint {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) conditions: SliceConditions,
+    pub(crate) target_ref: Option<TargetRef>,
+    pub(crate) zone: Option<ArcStr>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct SliceConditions {
+    pub(crate) ready: Option<bool>,
+    pub(crate) serving: Option<bool>,
+    pub(crate) terminating: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct TargetRef {
+    pub(crate) kind: String,
+    pub(crate) name: ArcStr,
+    pub(crate) namespace: ArcStr,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct SlicePort {
+    pub(crate) name: Option<ArcStr>,
+    pub(crate) port: Option<u16>,
+    pub(crate) protocol: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Pod {
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: PodSpec,
+    pub(crate) status: PodStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodSpec {
+    pub(crate) service_account_name: ArcStr,
+    pub(crate) node_name: ArcStr,
+    pub(crate) hostname: Option<ArcStr>,
+    pub(crate) subdomain: Option<ArcStr>,
+    pub(crate) containers: Vec<Container>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Container {
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) ports: Vec<ContainerPort>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerPort {
+    pub(crate) name: ArcStr,
+    pub(crate) container_port: u16,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodStatus {
+    pub(crate) phase: String,
+    #[serde(rename = "podIP")]
+    pub(crate) pod_ip: String,
+    #[serde(rename = "podIPs")]
+    pub(crate) pod_ips: Vec<PodIp>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct PodIp {
+    pub(crate) ip: String,
+}
+
+/// Lists that Go clients write as `null` when empty.
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// The object's own copy of a policy that the `api` crate does not describe yet.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct PeerAuthentication {
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: PeerAuthenticationSpec,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PeerAuthenticationSpec {
+    pub(crate) selector: Option<Selector>,
+    pub(crate) mtls: Option<Mtls>,
+    pub(crate) port_level_mtls: BTreeMap<String, Mtls>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Selector {
+    pub(crate) match_labels: BTreeMap<ArcStr, ArcStr>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Mtls {
+    pub(crate) mode: String,
+}
+
+pub(crate) fn read<T: for<'de> Deserialize<'de>>(value: &Value) -> Result<T, serde_json::Error> {
+    T::deserialize(value)
+}
