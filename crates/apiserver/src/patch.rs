@@ -1,8 +1,11 @@
 //! The four patch types of the API except server-side apply, which is in [`crate::apply`].
 
+mod strategic;
+
 use serde_json::Value;
 
 use crate::kinds::Resource;
+use crate::types::{Ty, Types};
 
 /// Why a patch could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -64,5 +67,26 @@ pub fn strategic_merge(
     if resource.custom.is_some() {
         return Err(PatchError::Unsupported);
     }
-    merge_patch(object, patch)
+    let types = Types::get();
+    let root = types.root(&resource.group, &resource.version, &resource.kind);
+    strategic::merge(object, patch, &root.map_or(Ty::Any, Ty::Ref))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_failing_test_operation_is_unprocessable() {
+        let patch = json!([{"op": "test", "path": "/a", "value": 2}]);
+        assert!(matches!(json_patch(&json!({"a": 1}), &patch), Err(PatchError::Unprocessable(_))));
+        assert!(matches!(json_patch(&json!({}), &json!({"op": "add"})), Err(PatchError::BadPatch(_))));
+    }
+
+    #[test]
+    fn a_merge_patch_removes_by_null() {
+        let new = merge_patch(&json!({"a": 1, "b": {"c": 2}}), &json!({"a": null, "b": {"d": 3}}));
+        assert_eq!(new.expect("applies"), json!({"b": {"c": 2, "d": 3}}));
+    }
 }

@@ -4,6 +4,8 @@
 //! The order for create: [`decode`], [`default`], (mutating admission, then [`decode`] and [`default`] again),
 //! [`prepare_create`], [`create`]. For update: [`decode`], [`default`], admission, [`prepare_update`], [`update`].
 
+pub mod names;
+
 use serde_json::Value;
 
 use crate::field::FieldError;
