@@ -1,2 +1,73 @@
-//! Tasks.
-fn main() {}
+//! Tasks of the project: `cargo xtask check`, `cargo xtask test`, `cargo xtask crds`, `cargo xtask bench`.
+
+mod bench;
+mod check;
+mod crds;
+mod process;
+mod test;
+mod tools;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Tasks of the project",
+    disable_version_flag = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything a change must pass: format, lints, docs, arrows, purity, sizes, licences and sources
+    Check {
+        /// Only these parts (fmt, clippy, docs, arrows, purity, sizes, supply)
+        parts: Vec<String>,
+    },
+    /// Runs every test, first installing what it needs that is missing
+    Test {
+        /// Only packages whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Compares our custom resource definitions with others, or prints them
+    Crds {
+        /// Directory of CRD manifests to compare with
+        #[arg(long)]
+        diff: Option<PathBuf>,
+    },
+    /// Measures; see `cargo xtask bench --help`
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
+    },
+    /// Prints where a tool that tests need is, installing it when it is missing
+    Tool {
+        /// envoy or kubectl
+        name: String,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Check { parts } => check::run(&parts),
+        Task::Test { only } => test::run(only.as_deref()),
+        Task::Crds { diff } => crds::run(diff.as_deref()),
+        Task::Bench { what } => bench::run(what),
+        Task::Tool { name } => tools::print(&name),
+    }
+}
+
+/// The project's root directory.
+fn root() -> PathBuf {
+    let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest
+        .parent()
+        .expect("xtask lies in the root")
+        .to_path_buf()
+}
