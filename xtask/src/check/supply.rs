@@ -22,12 +22,11 @@ pub(crate) fn check(metadata: &Metadata) -> anyhow::Result<Vec<String>> {
     let registries = strings(&rules, "sources", "allow-registry", None);
     let mut findings = Vec::new();
     let used = used_packages()?;
-    for package in metadata
-        .packages
-        .iter()
-        .filter(|package| used.contains(&package.id))
-    {
+    for package in &metadata.packages {
         let shown = format!("{} {}", package.name, package.version);
+        if !used.contains(&shown) {
+            continue;
+        }
         if !package
             .license
             .as_deref()
