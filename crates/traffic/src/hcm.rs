@@ -1,0 +1,561 @@
+//! The HTTP connection manager and its filters as configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderName;
+
+use crate::access::AccessLog;
+use crate::cors::CorsPolicy;
+use crate::fault::Fault;
+use crate::format::Format;
+use crate::matcher::Cidr;
+use crate::mutation::HeaderOp;
+use crate::ratelimit::LocalRateLimit;
+use crate::rbac::RbacFilter;
+use crate::route::RouteTable;
+use crate::{Limit, Str};
+
+/// `HttpConnectionManager`.
+#[derive(Debug)]
+pub struct ConnectionManager {
+    /// Statistics prefix.
+    pub stat_prefix: Str,
+    /// Protocol.
+    pub codec: Codec,
+    /// Routes.
+    pub routes: RouteSource,
+    /// Filters in request order; the router is last.
+    pub filters: Vec<HttpFilter>,
+    /// Logs.
+    pub access_log: Vec<AccessLog>,
+    /// A log line is also written when a request arrives.
+    pub log_on_new_request: bool,
+    /// Interval of periodic log lines.
+    pub log_interval: Limit,
+    /// HTTP/1 options.
+    pub http1: Http1Options,
+    /// HTTP/2 options.
+    pub http2: Http2Options,
+    /// A connection without streams closes after this; `None` never.
+    pub idle_timeout: Limit,
+    /// A connection drains after this.
+    pub max_connection_duration: Limit,
+    /// A stream ends after this.
+    pub max_stream_duration: Limit,
+    /// Most request fields.
+    pub max_headers_count: u32,
+    /// Largest request head, in KiB.
+    pub max_headers_kb: u32,
+    /// A connection closes after so many requests.
+    pub max_requests_per_connection: Option<u32>,
+    /// What happens to names with underscores.
+    pub underscores: Underscores,
+    /// A stream without any event ends after this.
+    pub stream_idle_timeout: Limit,
+    /// The whole request must arrive within this.
+    pub request_timeout: Limit,
+    /// The head must arrive within this.
+    pub request_headers_timeout: Limit,
+    /// Time between the first and the final GOAWAY.
+    pub drain_timeout: Duration,
+    /// Time between the last byte and the close.
+    pub delayed_close_timeout: Limit,
+    /// The TCP peer is the client.
+    pub use_remote_address: bool,
+    /// Trusted proxies in front.
+    pub xff_trusted_hops: u32,
+    /// X-Forwarded-For is not extended.
+    pub skip_xff_append: bool,
+    /// Addresses that make a request internal.
+    pub internal_addresses: Vec<Cidr>,
+    /// A unix socket peer is internal.
+    pub unix_sockets_internal: bool,
+    /// `Via` value; empty adds none.
+    pub via: Str,
+    /// `server` value.
+    pub server_name: Str,
+    /// What happens to the upstream's `server`.
+    pub server_header: ServerHeader,
+    /// x-request-id is generated when it is missing.
+    pub generate_request_id: bool,
+    /// An outside x-request-id is kept at the edge.
+    pub preserve_external_request_id: bool,
+    /// x-request-id is always sent back.
+    pub always_set_request_id_in_response: bool,
+    /// x-request-id carries the trace decision.
+    pub pack_trace_reason: bool,
+    /// Client certificate forwarding.
+    pub xfcc: XfccMode,
+    /// What is put into x-forwarded-client-cert.
+    pub xfcc_details: XfccDetails,
+    /// `Expect: 100-continue` is passed on.
+    pub proxy_100_continue: bool,
+    /// Upgrades: name in lower case, and whether it is allowed.
+    pub upgrades: Vec<(Str, bool)>,
+    /// Dot segments and percent-encoding are normalized.
+    pub normalize_path: bool,
+    /// `//` becomes `/`.
+    pub merge_slashes: bool,
+    /// What happens to `%2F`.
+    pub escaped_slashes: EscapedSlashes,
+    /// The port is cut from the host.
+    pub strip_port: StripPort,
+    /// A trailing dot is cut from the host.
+    pub strip_trailing_dot: bool,
+    /// A broken message closes the connection rather than the stream.
+    pub stream_error_on_invalid: bool,
+    /// Requests without user agent get ours.
+    pub add_user_agent: bool,
+    /// Tracing settings, when on.
+    pub tracing: Option<Tracing>,
+    /// Formats of local replies.
+    pub local_reply: Option<LocalReply>,
+}
+
+/// Protocol of a connection manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Codec {
+    /// ALPN, else the preface.
+    #[default]
+    Auto,
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Where routes come from.
+#[derive(Debug, Clone)]
+pub enum RouteSource {
+    /// Given in place.
+    Inline(Arc<RouteTable>),
+    /// By name from the route discovery service.
+    Rds {
+        /// Resource name.
+        name: Str,
+        /// Time to wait for the first answer; `None` waits for ever.
+        initial_timeout: Limit,
+    },
+}
+
+/// HTTP/1 options.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    /// HTTP/1.0 requests are served.
+    pub accept_http_10: bool,
+    /// Host of HTTP/1.0 requests without one.
+    pub default_host: Str,
+    /// Trailers pass.
+    pub enable_trailers: bool,
+    /// Content-Length beside Transfer-Encoding is dropped, not refused.
+    pub allow_chunked_length: bool,
+    /// Absolute-form targets are refused.
+    pub refuse_absolute_url: bool,
+    /// Names keep their case.
+    pub preserve_case: bool,
+    /// Names are sent as `Proper-Case`.
+    pub proper_case: bool,
+    /// A broken message closes the stream only, when set.
+    pub stream_error_on_invalid: Option<bool>,
+}
+
+/// HTTP/2 options; `None` is Envoy's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http2Options {
+    /// Streams at once.
+    pub max_concurrent_streams: Option<u32>,
+    /// Window of a stream.
+    pub initial_stream_window: Option<u32>,
+    /// Window of a connection.
+    pub initial_connection_window: Option<u32>,
+    /// HPACK table.
+    pub hpack_table_size: Option<u32>,
+    /// Extended CONNECT is offered.
+    pub allow_connect: bool,
+    /// PING interval and timeout.
+    pub keepalive: Option<Http2KeepAlive>,
+    /// A broken message closes the stream only, when set.
+    pub stream_error_on_invalid: Option<bool>,
+    /// Largest frame.
+    pub max_frame_size: Option<u32>,
+}
+
+/// PING settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2KeepAlive {
+    /// Time between PINGs; `None` sends none by time.
+    pub interval: Limit,
+    /// Time for the answer.
+    pub timeout: Duration,
+    /// Idle time after which a PING precedes the next stream.
+    pub idle_interval: Limit,
+}
+
+/// What happens to header names with underscores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Underscores {
+    /// Pass.
+    #[default]
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// The field is dropped.
+    Drop,
+}
+
+/// What happens to the upstream's `server`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServerHeader {
+    /// Replaced.
+    #[default]
+    Overwrite,
+    /// Added when absent.
+    AppendIfAbsent,
+    /// Left.
+    PassThrough,
+}
+
+/// Client certificate forwarding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XfccMode {
+    /// The header is removed.
+    #[default]
+    Sanitize,
+    /// Passed on mutual TLS connections.
+    ForwardOnly,
+    /// Extended on mutual TLS connections.
+    AppendForward,
+    /// Replaced on mutual TLS connections.
+    SanitizeSet,
+    /// Always passed.
+    AlwaysForwardOnly,
+}
+
+/// What is put into x-forwarded-client-cert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct XfccDetails {
+    /// Subject.
+    pub subject: bool,
+    /// The certificate.
+    pub cert: bool,
+    /// The chain.
+    pub chain: bool,
+    /// DNS names.
+    pub dns: bool,
+    /// URI names.
+    pub uri: bool,
+}
+
+/// What happens to `%2F` and `%5C`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EscapedSlashes {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// 400.
+    Reject,
+    /// 307 to the unescaped path.
+    UnescapeAndRedirect,
+    /// Unescaped.
+    UnescapeAndForward,
+}
+
+/// Which ports are cut from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StripPort {
+    /// None.
+    #[default]
+    None,
+    /// The listener's.
+    Matching,
+    /// Any.
+    Any,
+}
+
+/// Tracing settings.
+#[derive(Debug, Clone)]
+pub struct Tracing {
+    /// Percent of requests whose client asks.
+    pub client_sampling: f64,
+    /// Percent of all.
+    pub random_sampling: f64,
+    /// Percent that may be traced at all.
+    pub overall_sampling: f64,
+    /// One span for each upstream attempt.
+    pub spawn_upstream_span: bool,
+    /// Longest path in a tag.
+    pub max_path_tag_length: u32,
+    /// More annotations.
+    pub verbose: bool,
+    /// Tags.
+    pub tags: Vec<(Str, TagSource)>,
+    /// Where spans go.
+    pub provider: Option<TraceProvider>,
+}
+
+/// Where a tag's value comes from.
+#[derive(Debug, Clone)]
+pub enum TagSource {
+    /// Constant.
+    Literal(Str),
+    /// Request header with its default.
+    RequestHeader(HeaderName, Str),
+    /// Environment variable with its default.
+    Environment(Str, Str),
+    /// A format.
+    Format(Format),
+}
+
+/// Where spans go.
+#[derive(Debug, Clone)]
+pub enum TraceProvider {
+    /// Zipkin v2 JSON.
+    Zipkin {
+        /// Cluster of the collector.
+        cluster: Str,
+        /// Path.
+        path: Str,
+        /// `Host`.
+        hostname: Str,
+        /// Spans of client and server share an id.
+        shared_span_context: bool,
+        /// 128-bit ids.
+        trace_id_128bit: bool,
+        /// W3C headers are read and sent too.
+        w3c: bool,
+    },
+    /// OTLP over gRPC.
+    OpenTelemetryGrpc {
+        /// Cluster.
+        cluster: Str,
+        /// `:authority`; empty is the cluster.
+        authority: Str,
+        /// `service.name`.
+        service_name: Str,
+    },
+    /// OTLP over HTTP.
+    OpenTelemetryHttp {
+        /// Cluster.
+        cluster: Str,
+        /// URI.
+        uri: Str,
+        /// `service.name`.
+        service_name: Str,
+    },
+}
+
+/// Formats of local replies.
+#[derive(Debug, Clone, Default)]
+pub struct LocalReply {
+    /// Tried in order.
+    pub mappers: Vec<ReplyMapper>,
+    /// Body of all.
+    pub body: Option<crate::format::LogFormat>,
+}
+
+/// One rule for local replies.
+#[derive(Debug, Clone)]
+pub struct ReplyMapper {
+    /// Which replies.
+    pub filter: crate::access::LogFilter,
+    /// New status.
+    pub status: Option<u16>,
+    /// New body.
+    pub body: Option<Str>,
+    /// Format of the body.
+    pub body_format: Option<crate::format::LogFormat>,
+    /// Header changes.
+    pub headers: Vec<HeaderOp>,
+}
+
+/// One HTTP filter.
+#[derive(Debug, Clone)]
+pub struct HttpFilter {
+    /// Configured name: the key of per-route settings.
+    pub name: Str,
+    /// What it does.
+    pub kind: HttpFilterKind,
+    /// Off unless a route switches it on.
+    pub disabled: bool,
+}
+
+/// What an HTTP filter does.
+#[derive(Debug, Clone)]
+pub enum HttpFilterKind {
+    /// Forwards.
+    Router(Arc<Router>),
+    /// Delays and aborts.
+    Fault(Arc<Fault>),
+    /// Cross-origin policy (its settings are per route).
+    Cors,
+    /// Role-based access.
+    Rbac(Arc<RbacFilter>),
+    /// Token bucket.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Header changes.
+    HeaderMutation(Arc<HeaderMutation>),
+    /// Sets filter state.
+    SetFilterState(Arc<Vec<FilterStateValue>>),
+    /// gRPC statistics.
+    GrpcStats {
+        /// Message counts go to filter state.
+        emit_filter_state: bool,
+        /// Every method has its own counters.
+        all_methods: bool,
+    },
+    /// gRPC-Web to gRPC.
+    GrpcWeb,
+    /// Compresses responses.
+    Compressor(Arc<Compressor>),
+    /// Buffers requests up to so many bytes.
+    Buffer(u32),
+    /// Istio: ALPN by request protocol.
+    IstioAlpn(Arc<IstioAlpn>),
+    /// Istio: HTTP metadata exchange.
+    IstioPeerMetadata(Arc<PeerMetadata>),
+    /// Istio: standard metrics.
+    IstioStats(Arc<IstioStats>),
+}
+
+/// `router`.
+#[derive(Debug, Clone, Default)]
+pub struct Router {
+    /// x-envoy-* headers are neither sent nor added.
+    pub suppress_envoy_headers: bool,
+    /// A span for each upstream attempt.
+    pub start_child_span: bool,
+    /// Headers that must be valid.
+    pub strict_check_headers: Vec<HeaderName>,
+    /// x-envoy-expected-rq-timeout-ms is honoured.
+    pub respect_expected_timeout: bool,
+    /// Logs of upstream attempts.
+    pub upstream_log: Vec<AccessLog>,
+}
+
+/// `header_mutation`.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderMutation {
+    /// On requests.
+    pub request: Vec<HeaderOp>,
+    /// On responses.
+    pub response: Vec<HeaderOp>,
+}
+
+/// A filter state entry.
+#[derive(Debug, Clone)]
+pub struct FilterStateValue {
+    /// Key.
+    pub key: Str,
+    /// Value.
+    pub value: Format,
+    /// An empty value is not stored.
+    pub skip_if_empty: bool,
+    /// Upstream connections see it.
+    pub shared: bool,
+}
+
+/// `compressor`.
+#[derive(Debug, Clone)]
+pub struct Compressor {
+    /// `gzip`, `br` or `zstd`.
+    pub encoding: Str,
+    /// Shortest body.
+    pub min_content_length: u32,
+    /// Content types; empty is Envoy's list.
+    pub content_types: Vec<Str>,
+    /// A response with an ETag is left.
+    pub disable_on_etag: bool,
+    /// accept-encoding is removed from requests.
+    pub remove_accept_encoding: bool,
+}
+
+/// `istio.alpn`: offers by upstream protocol.
+#[derive(Debug, Clone, Default)]
+pub struct IstioAlpn {
+    /// HTTP/1.0.
+    pub http10: Vec<Str>,
+    /// HTTP/1.1.
+    pub http11: Vec<Str>,
+    /// HTTP/2.
+    pub http2: Vec<Str>,
+}
+
+/// Istio's HTTP metadata exchange.
+#[derive(Debug, Clone, Default)]
+pub struct PeerMetadata {
+    /// How the client is found.
+    pub downstream_discovery: Vec<Discovery>,
+    /// How the server is found.
+    pub upstream_discovery: Vec<Discovery>,
+    /// Response headers are added.
+    pub downstream_propagation: bool,
+    /// Request headers are added.
+    pub upstream_propagation: bool,
+    /// Not towards external clusters.
+    pub skip_external: bool,
+    /// The peer is also shared with upstream connections.
+    pub shared_with_upstream: bool,
+    /// Labels sent besides Istio's own.
+    pub additional_labels: Vec<Str>,
+}
+
+/// Ways to find a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// x-envoy-peer-metadata headers.
+    IstioHeaders,
+    /// Workload discovery by address.
+    Workload,
+    /// Endpoint metadata.
+    UpstreamFilterState,
+    /// Baggage header.
+    Baggage,
+}
+
+/// Istio's standard metrics.
+#[derive(Debug, Clone, Default)]
+pub struct IstioStats {
+    /// The Host header never names the service.
+    pub disable_host_fallback: bool,
+    /// A waypoint reports.
+    pub server_gateway: bool,
+    /// Interval of TCP reports; `None` is 5 s.
+    pub tcp_reporting: Option<Duration>,
+    /// Changes to metrics, in order.
+    pub overrides: Vec<StatsOverride>,
+}
+
+/// One change to Istio's metrics.
+#[derive(Debug, Clone, Default)]
+pub struct StatsOverride {
+    /// Metric without `istio_` (`requests_total`); empty is all.
+    pub metric: Str,
+    /// Not exported.
+    pub drop: bool,
+    /// Labels removed.
+    pub remove: Vec<Str>,
+    /// Labels set to an expression.
+    pub set: Vec<(Str, Str)>,
+}
+
+/// Per-route settings of filters, resolved over all levels.
+#[derive(Debug, Clone)]
+pub enum FilterOverride {
+    /// The filter is off.
+    Disabled,
+    /// The filter is on with its own settings.
+    Enabled,
+    /// `fault`.
+    Fault(Arc<Fault>),
+    /// `cors`.
+    Cors(Arc<CorsPolicy>),
+    /// `rbac`; `None` switches it off.
+    Rbac(Option<Arc<RbacFilter>>),
+    /// `local_ratelimit`.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// `header_mutation`, every level in the order it applies.
+    HeaderMutation(Vec<Arc<HeaderMutation>>),
+    /// `buffer`; `None` switches it off.
+    Buffer(Option<u32>),
+}

@@ -1,0 +1,179 @@
+//! Typed metadata: what xDS attaches to routes, clusters and hosts, and what filters attach to a request.
+
+use std::collections::BTreeMap;
+
+use crate::Str;
+use crate::matcher::StringMatcher;
+
+/// A JSON-like value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// null
+    Null,
+    /// true, false
+    Bool(bool),
+    /// A number.
+    Number(f64),
+    /// A string.
+    String(Str),
+    /// A list.
+    List(Vec<Value>),
+    /// An object.
+    Struct(BTreeMap<Str, Value>),
+}
+
+impl Value {
+    /// The text of a string value.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The fields of an object.
+    #[must_use]
+    pub fn as_struct(&self) -> Option<&BTreeMap<Str, Self>> {
+        match self {
+            Self::Struct(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
+    /// Walks object keys; `None` when one is missing.
+    #[must_use]
+    pub fn at<S: AsRef<str>>(&self, path: &[S]) -> Option<&Self> {
+        let mut here = self;
+        for key in path {
+            here = here.as_struct()?.get(key.as_ref())?;
+        }
+        Some(here)
+    }
+}
+
+/// Values by namespace (filter name).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metadata {
+    /// Namespace to object.
+    pub namespaces: BTreeMap<Str, Value>,
+}
+
+impl Metadata {
+    /// Looks a path up in a namespace.
+    #[must_use]
+    pub fn get<S: AsRef<str>>(&self, namespace: &str, path: &[S]) -> Option<&Value> {
+        self.namespaces.get(namespace)?.at(path)
+    }
+
+    /// Sets one key of a namespace.
+    pub fn set(&mut self, namespace: &str, key: &str, value: Value) {
+        let entry = self
+            .namespaces
+            .entry(Str::from(namespace))
+            .or_insert_with(|| Value::Struct(BTreeMap::new()));
+        if let Value::Struct(fields) = entry {
+            fields.insert(Str::from(key), value);
+        }
+    }
+
+    /// True when nothing is stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.namespaces.is_empty()
+    }
+}
+
+/// Tests one metadata value (`envoy.type.matcher.v3.MetadataMatcher`).
+#[derive(Debug, Clone)]
+pub struct MetadataMatcher {
+    /// Namespace.
+    pub filter: Str,
+    /// Object keys below it.
+    pub path: Vec<Str>,
+    /// The test.
+    pub value: ValueMatcher,
+    /// Negates the result.
+    pub invert: bool,
+}
+
+/// Tests a [`Value`] (`envoy.type.matcher.v3.ValueMatcher`).
+#[derive(Debug, Clone)]
+pub enum ValueMatcher {
+    /// Matches null.
+    Null,
+    /// Matches numbers in `[start, end)`.
+    Range(f64, f64),
+    /// Matches exactly this number.
+    Exact(f64),
+    /// Matches strings.
+    String(StringMatcher),
+    /// Matches this boolean.
+    Bool(bool),
+    /// True: any value; false: none.
+    Present(bool),
+    /// Some element of a list matches.
+    ListOneOf(Box<ValueMatcher>),
+    /// Any of these matches.
+    Or(Vec<ValueMatcher>),
+}
+
+impl ValueMatcher {
+    /// Tests a value; `None` is an absent one.
+    #[must_use]
+    pub fn matches(&self, value: Option<&Value>) -> bool {
+        match (self, value) {
+            (Self::Present(wanted), found) => found.is_some() == *wanted,
+            (Self::Or(any), found) => any.iter().any(|m| m.matches(found)),
+            (Self::Null, Some(Value::Null)) => true,
+            (Self::Range(start, end), Some(Value::Number(n))) => start <= n && n < end,
+            (Self::Exact(wanted), Some(Value::Number(n))) => wanted == n,
+            (Self::String(m), Some(Value::String(text))) => m.matches(text.as_bytes()),
+            (Self::Bool(wanted), Some(Value::Bool(b))) => wanted == b,
+            (Self::ListOneOf(m), Some(Value::List(items))) => {
+                items.iter().any(|v| m.matches(Some(v)))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl MetadataMatcher {
+    /// Tests the value this matcher names.
+    #[must_use]
+    pub fn matches(&self, metadata: &Metadata) -> bool {
+        self.value.matches(metadata.get(&self.filter, &self.path)) != self.invert
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_matcher_matches_when_one_element_does() {
+        let mut metadata = Metadata::default();
+        metadata.set(
+            "jwt",
+            "aud",
+            Value::List(vec![Value::String("a".into()), Value::String("b".into())]),
+        );
+        let matcher = MetadataMatcher {
+            filter: "jwt".into(),
+            path: vec!["aud".into()],
+            value: ValueMatcher::ListOneOf(Box::new(ValueMatcher::String(StringMatcher::exact(
+                "b",
+            )))),
+            invert: false,
+        };
+        assert!(matcher.matches(&metadata));
+        assert!(!matcher.matches(&Metadata::default()));
+        assert!(
+            MetadataMatcher {
+                invert: true,
+                ..matcher
+            }
+            .matches(&Metadata::default())
+        );
+    }
+}

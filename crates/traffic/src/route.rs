@@ -1,0 +1,305 @@
+//! Route configurations, virtual hosts, routes and their actions.
+//!
+//! What xDS spreads over levels (route configuration, virtual host, route, weighted cluster) is resolved when the
+//! configuration is made: a [`Route`] holds everything a request needs, so the hot path looks at one object.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderName;
+use regex::bytes::Regex;
+
+use crate::hcm::FilterOverride;
+use crate::matcher::{HeaderMatcher, QueryMatcher};
+use crate::metadata::{Metadata, MetadataMatcher};
+use crate::mutation::HeaderOp;
+use crate::path::Template;
+use crate::retry::RetryPolicy;
+use crate::rewrite::{HostRewrite, PathRewrite};
+use crate::select::DomainIndex;
+use crate::{Fraction, Limit, Str};
+
+/// A route configuration.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// Name.
+    pub name: Str,
+    /// Virtual hosts.
+    pub hosts: Vec<VirtualHost>,
+    /// Domain search over `hosts`.
+    pub index: DomainIndex,
+    /// The port is cut before the domain search.
+    pub ignore_port: bool,
+    /// Removed from external requests.
+    pub internal_only_headers: Vec<HeaderName>,
+}
+
+/// A virtual host.
+#[derive(Debug, Default)]
+pub struct VirtualHost {
+    /// Name.
+    pub name: Str,
+    /// Domains in lower case.
+    pub domains: Vec<Str>,
+    /// Routes in order.
+    pub routes: Vec<Arc<Route>>,
+    /// Which requests must come over TLS.
+    pub require_tls: RequireTls,
+}
+
+/// Which requests must come over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequireTls {
+    /// None.
+    #[default]
+    None,
+    /// External ones.
+    External,
+    /// All.
+    All,
+}
+
+/// One route with everything that applies to its requests.
+#[derive(Debug)]
+pub struct Route {
+    /// Name.
+    pub name: Str,
+    /// Which requests.
+    pub matches: RouteMatch,
+    /// What happens to them.
+    pub action: Action,
+    /// Request header changes of all levels, in the order they apply.
+    pub request_ops: Vec<HeaderOp>,
+    /// Response header changes of all levels, in the order they apply.
+    pub response_ops: Vec<HeaderOp>,
+    /// Filter settings of all levels, by filter name.
+    pub overrides: Overrides,
+    /// `istio.config` and the like.
+    pub metadata: Metadata,
+    /// Span name, and whether it is sent on.
+    pub decorator: Option<(Str, bool)>,
+    /// `vhost.<name>.route.<prefix>` statistics.
+    pub stat_prefix: Str,
+    /// x-envoy-attempt-count is sent upstream.
+    pub attempt_count_in_request: bool,
+    /// x-envoy-attempt-count is sent downstream.
+    pub attempt_count_in_response: bool,
+    /// x-envoy-is-timeout-retry is sent upstream.
+    pub is_timeout_retry_header: bool,
+    /// Bytes of a request kept for retries; `None` is the listener's buffer limit.
+    pub retry_buffer_limit: Option<u64>,
+}
+
+/// Filter settings by filter name; few entries, searched in order.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides(pub Vec<(Str, FilterOverride)>);
+
+impl Overrides {
+    /// The setting for a filter.
+    #[must_use]
+    pub fn get(&self, filter: &str) -> Option<&FilterOverride> {
+        self.0
+            .iter()
+            .find(|(name, _)| name == filter)
+            .map(|(_, setting)| setting)
+    }
+}
+
+/// `RouteMatch`.
+#[derive(Debug, Default)]
+pub struct RouteMatch {
+    /// Path test.
+    pub path: PathMatch,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
+    /// All must match.
+    pub query: Vec<QueryMatcher>,
+    /// content-type begins with application/grpc.
+    pub grpc: bool,
+    /// Share of requests.
+    pub fraction: Option<Fraction>,
+    /// Client certificate presented.
+    pub tls_presented: Option<bool>,
+    /// Client certificate validated.
+    pub tls_validated: Option<bool>,
+    /// All must match dynamic metadata.
+    pub metadata: Vec<MetadataMatcher>,
+}
+
+/// Path tests.
+#[derive(Debug)]
+pub enum PathMatch {
+    /// Begins with.
+    Prefix(Str, CaseRule),
+    /// Equal, without query.
+    Exact(Str, CaseRule),
+    /// The whole path, without query, matches.
+    Regex(Regex),
+    /// Equal, or begins with this and `/`.
+    Separated(Str, CaseRule),
+    /// A path template.
+    Template(Template),
+    /// CONNECT requests.
+    Connect,
+}
+
+impl Default for PathMatch {
+    fn default() -> Self {
+        Self::Prefix(Str::default(), CaseRule::Sensitive)
+    }
+}
+
+/// Case rule of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaseRule {
+    /// ASCII case counts.
+    Sensitive,
+    /// ASCII case is ignored.
+    Insensitive,
+}
+
+/// What happens to a request.
+#[derive(Debug)]
+pub enum Action {
+    /// Forwarded.
+    Forward(Box<Forward>),
+    /// Redirected.
+    Redirect(Box<crate::rewrite::Redirect>),
+    /// Answered.
+    Respond(DirectResponse),
+    /// Nothing is forwarded (proxyless gRPC servers).
+    NonForwarding,
+}
+
+/// A direct response.
+#[derive(Debug, Clone)]
+pub struct DirectResponse {
+    /// Status.
+    pub status: u16,
+    /// Body.
+    pub body: Bytes,
+}
+
+/// `RouteAction`.
+#[derive(Debug)]
+pub struct Forward {
+    /// Which cluster.
+    pub cluster: ClusterSelector,
+    /// Status when the cluster does not exist.
+    pub cluster_not_found: u16,
+    /// Path rewrite.
+    pub path_rewrite: PathRewrite,
+    /// Host rewrite.
+    pub host_rewrite: HostRewrite,
+    /// The original host is kept in x-forwarded-host.
+    pub append_forwarded_host: bool,
+    /// Whole response, from the request's end; `None` never.
+    pub timeout: Limit,
+    /// Inactivity; outer `None` is the connection manager's value.
+    pub idle_timeout: Option<Limit>,
+    /// gRPC timeouts are honoured: `Some(None)` without cap, `Some(Some(cap))`.
+    pub max_grpc_timeout: Option<Limit>,
+    /// Subtracted from the client's grpc-timeout.
+    pub grpc_timeout_offset: Option<Duration>,
+    /// `max_stream_duration`: outer `None` is the connection manager's value.
+    pub max_stream_duration: Option<Limit>,
+    /// Cap on `grpc-timeout` as stream duration: `Some(None)` without cap.
+    pub grpc_timeout_header_max: Option<Limit>,
+    /// Subtracted from `grpc-timeout` as stream duration.
+    pub grpc_timeout_header_offset: Option<Duration>,
+    /// Retries.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Copies of requests.
+    pub mirrors: Vec<Mirror>,
+    /// Hash for consistent balancing.
+    pub hash: Vec<crate::hash::HashPolicy>,
+    /// The other circuit breaker limits.
+    pub high_priority: bool,
+    /// Upgrades of this route: name in lower case, and whether it is allowed.
+    pub upgrades: Vec<(Str, bool)>,
+    /// Rate limit descriptors.
+    pub rate_limits: Vec<crate::ratelimit::RateLimitRule>,
+    /// CONNECT payload is sent as raw TCP.
+    pub connect_raw: bool,
+    /// Redirects from the upstream are followed so often.
+    pub internal_redirects: Option<InternalRedirect>,
+    /// Host metadata wanted (subset balancing).
+    pub metadata_match: Metadata,
+}
+
+/// Internal redirects.
+#[derive(Debug, Clone)]
+pub struct InternalRedirect {
+    /// How many.
+    pub max: u32,
+    /// Which statuses.
+    pub codes: Vec<u16>,
+    /// Between schemes too.
+    pub allow_cross_scheme: bool,
+}
+
+/// Which cluster.
+#[derive(Debug)]
+pub enum ClusterSelector {
+    /// By name.
+    Name(Str),
+    /// Named by a header.
+    Header(HeaderName),
+    /// By weight.
+    Weighted(WeightedClusters),
+}
+
+/// Weighted clusters.
+#[derive(Debug)]
+pub struct WeightedClusters {
+    /// The entries.
+    pub clusters: Vec<WeightedCluster>,
+    /// Sum of the weights, never zero.
+    pub total: u64,
+    /// The random number is read from this header.
+    pub header: Option<HeaderName>,
+    /// The request's hash decides.
+    pub use_hash: bool,
+}
+
+/// One weighted cluster.
+#[derive(Debug)]
+pub struct WeightedCluster {
+    /// Cluster.
+    pub name: ClusterName,
+    /// Weight.
+    pub weight: u32,
+    /// Request header changes of this entry and all levels above, in the order they apply.
+    pub request_ops: Vec<HeaderOp>,
+    /// Response header changes, likewise.
+    pub response_ops: Vec<HeaderOp>,
+    /// Filter settings of this entry and all levels above.
+    pub overrides: Overrides,
+    /// Host rewrite of this entry.
+    pub host_rewrite: Option<Str>,
+}
+
+/// A weighted entry's cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterName {
+    /// By name.
+    Name(Str),
+    /// Named by a header.
+    Header(HeaderName),
+}
+
+/// A request mirror.
+#[derive(Debug)]
+pub struct Mirror {
+    /// Cluster.
+    pub cluster: ClusterName,
+    /// Share of requests.
+    pub fraction: Fraction,
+    /// `-shadow` is appended to the host.
+    pub shadow_suffix: bool,
+    /// Traced.
+    pub trace_sampled: Option<bool>,
+    /// Host of the copy.
+    pub host_rewrite: Option<Str>,
+}
