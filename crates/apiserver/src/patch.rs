@@ -80,13 +80,22 @@ mod tests {
     #[test]
     fn a_failing_test_operation_is_unprocessable() {
         let patch = json!([{"op": "test", "path": "/a", "value": 2}]);
-        assert!(matches!(json_patch(&json!({"a": 1}), &patch), Err(PatchError::Unprocessable(_))));
-        assert!(matches!(json_patch(&json!({}), &json!({"op": "add"})), Err(PatchError::BadPatch(_))));
+        assert!(matches!(
+            json_patch(&json!({"a": 1}), &patch),
+            Err(PatchError::Unprocessable(_))
+        ));
+        assert!(matches!(
+            json_patch(&json!({}), &json!({"op": "add"})),
+            Err(PatchError::BadPatch(_))
+        ));
     }
 
     #[test]
     fn a_merge_patch_removes_by_null() {
-        let new = merge_patch(&json!({"a": 1, "b": {"c": 2}}), &json!({"a": null, "b": {"d": 3}}));
+        let new = merge_patch(
+            &json!({"a": 1, "b": {"c": 2}}),
+            &json!({"a": null, "b": {"d": 3}}),
+        );
         assert_eq!(new.expect("applies"), json!({"b": {"c": 2, "d": 3}}));
     }
 }

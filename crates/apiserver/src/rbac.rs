@@ -82,7 +82,10 @@ impl BoundSubject {
             "User" => Self::User(name),
             "Group" => Self::Group(name),
             "ServiceAccount" => {
-                let namespace = value["namespace"].as_str().unwrap_or(binding_namespace).to_owned();
+                let namespace = value["namespace"]
+                    .as_str()
+                    .unwrap_or(binding_namespace)
+                    .to_owned();
                 Self::ServiceAccount { namespace, name }
             }
             _ => return None,
@@ -107,7 +110,9 @@ impl std::fmt::Display for BoundSubject {
         match self {
             Self::User(name) => write!(f, "User {name:?}"),
             Self::Group(name) => write!(f, "Group {name:?}"),
-            Self::ServiceAccount { namespace, name } => write!(f, "ServiceAccount \"{name}/{namespace}\""),
+            Self::ServiceAccount { namespace, name } => {
+                write!(f, "ServiceAccount \"{name}/{namespace}\"")
+            }
         }
     }
 }
@@ -117,7 +122,12 @@ fn text(value: &Value) -> String {
 }
 
 fn rules_of(role: &Value) -> Vec<Rule> {
-    role["rules"].as_array().into_iter().flatten().map(Rule::from_value).collect()
+    role["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(Rule::from_value)
+        .collect()
 }
 
 fn binding(object: &Value) -> Binding {
@@ -127,7 +137,9 @@ fn binding(object: &Value) -> Binding {
         name: text(&object["metadata"]["name"]),
         cluster_role: object["roleRef"]["kind"] == "ClusterRole",
         role: text(&object["roleRef"]["name"]),
-        subjects: subjects.filter_map(|s| BoundSubject::from_value(s, &namespace)).collect(),
+        subjects: subjects
+            .filter_map(|s| BoundSubject::from_value(s, &namespace))
+            .collect(),
         namespace,
     }
 }
@@ -145,14 +157,22 @@ impl Rules {
         let by_name = cluster_roles.iter().map(|role| {
             let aggregated = aggregated_rules(role, cluster_roles.iter().copied());
             let rules = match &aggregated {
-                Some(rules) => rules.as_array().into_iter().flatten().map(Rule::from_value).collect(),
+                Some(rules) => rules
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(Rule::from_value)
+                    .collect(),
                 None => rules_of(role),
             };
             (text(&role["metadata"]["name"]), rules)
         });
         let roles = roles.into_iter().map(|role| {
             let metadata = &role["metadata"];
-            ((text(&metadata["namespace"]), text(&metadata["name"])), rules_of(role))
+            (
+                (text(&metadata["namespace"]), text(&metadata["name"])),
+                rules_of(role),
+            )
         });
         Self {
             cluster_roles: by_name.collect(),
@@ -166,14 +186,23 @@ impl Rules {
     #[must_use]
     pub fn authorize(&self, subject: &Subject, attributes: &Attributes<'_>) -> Decision {
         if subject.groups.iter().any(|g| g == "system:masters") {
-            return Decision { allowed: true, reason: String::new() };
+            return Decision {
+                allowed: true,
+                reason: String::new(),
+            };
         }
         for (binding, who, rules) in self.held(subject, attributes.namespace) {
             if rules.iter().any(|r| r.allows(attributes)) {
-                return Decision { allowed: true, reason: reason(binding, who) };
+                return Decision {
+                    allowed: true,
+                    reason: reason(binding, who),
+                };
             }
         }
-        Decision { allowed: false, reason: String::new() }
+        Decision {
+            allowed: false,
+            reason: String::new(),
+        }
     }
 
     /// The bindings that reach the subject in a namespace, with their rules.
@@ -182,16 +211,23 @@ impl Rules {
         subject: &'s Subject,
         namespace: &'s str,
     ) -> impl Iterator<Item = (&'s Binding, &'s BoundSubject, &'s [Rule])> {
-        let local = self.bindings.iter().filter(move |b| !namespace.is_empty() && b.namespace == namespace);
-        self.cluster_bindings.iter().chain(local).filter_map(move |binding| {
-            let who = binding.subjects.iter().find(|s| s.is(subject))?;
-            let rules = if binding.cluster_role {
-                self.cluster_roles.get(&binding.role)?
-            } else {
-                self.roles.get(&(binding.namespace.clone(), binding.role.clone()))?
-            };
-            Some((binding, who, rules.as_slice()))
-        })
+        let local = self
+            .bindings
+            .iter()
+            .filter(move |b| !namespace.is_empty() && b.namespace == namespace);
+        self.cluster_bindings
+            .iter()
+            .chain(local)
+            .filter_map(move |binding| {
+                let who = binding.subjects.iter().find(|s| s.is(subject))?;
+                let rules = if binding.cluster_role {
+                    self.cluster_roles.get(&binding.role)?
+                } else {
+                    self.roles
+                        .get(&(binding.namespace.clone(), binding.role.clone()))?
+                };
+                Some((binding, who, rules.as_slice()))
+            })
     }
 
     /// The `status` of a SelfSubjectRulesReview for `namespace`.
@@ -227,8 +263,16 @@ impl Rules {
         if subject.groups.iter().any(|g| g == "system:masters") {
             return Ok(());
         }
-        let held: Vec<&Rule> = self.held(subject, namespace).flat_map(|(_, _, rules)| rules).collect();
-        let wanted: Vec<Rule> = rules.as_array().into_iter().flatten().map(Rule::from_value).collect();
+        let held: Vec<&Rule> = self
+            .held(subject, namespace)
+            .flat_map(|(_, _, rules)| rules)
+            .collect();
+        let wanted: Vec<Rule> = rules
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(Rule::from_value)
+            .collect();
         let missing: Vec<String> = wanted
             .iter()
             .flat_map(Rule::split)
@@ -260,22 +304,37 @@ impl Rules {
 }
 
 fn reason(binding: &Binding, who: &BoundSubject) -> String {
-    let role = if binding.cluster_role { "ClusterRole" } else { "Role" };
+    let role = if binding.cluster_role {
+        "ClusterRole"
+    } else {
+        "Role"
+    };
     if binding.namespace.is_empty() {
-        format!("RBAC: allowed by ClusterRoleBinding {:?} of {role} {:?} to {who}", binding.name, binding.role)
+        format!(
+            "RBAC: allowed by ClusterRoleBinding {:?} of {role} {:?} to {who}",
+            binding.name, binding.role
+        )
     } else {
         let place = format!("{}/{}", binding.name, binding.namespace);
-        format!("RBAC: allowed by RoleBinding {place:?} of {role} {:?} to {who}", binding.role)
+        format!(
+            "RBAC: allowed by RoleBinding {place:?} of {role} {:?} to {who}",
+            binding.role
+        )
     }
 }
 
 /// The rules of an aggregated ClusterRole, from all ClusterRoles its `aggregationRule` selects;
 /// `None` when it has no aggregation rule.
 #[must_use]
-pub fn aggregated_rules<'a>(role: &Value, cluster_roles: impl IntoIterator<Item = &'a Value>) -> Option<Value> {
+pub fn aggregated_rules<'a>(
+    role: &Value,
+    cluster_roles: impl IntoIterator<Item = &'a Value>,
+) -> Option<Value> {
     let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array()?;
-    let selectors: Vec<LabelSelector> =
-        selectors.iter().filter_map(|s| LabelSelector::from_object(s).ok()).collect();
+    let selectors: Vec<LabelSelector> = selectors
+        .iter()
+        .filter_map(|s| LabelSelector::from_object(s).ok())
+        .collect();
     let name = &role["metadata"]["name"];
     let mut rules: Vec<Value> = Vec::new();
     for other in cluster_roles {

@@ -81,12 +81,19 @@ pub(crate) struct Def {
 impl Def {
     /// A field by its JSON name.
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.binary_search_by(|(n, _)| n.as_ref().cmp(name)).ok().map(|i| &self.fields[i].1)
+        self.fields
+            .binary_search_by(|(n, _)| n.as_ref().cmp(name))
+            .ok()
+            .map(|i| &self.fields[i].1)
     }
 
     /// The type's Go name with its package, as messages of the decoder have it: `v1.PodSpec`.
     pub(crate) fn go_name(&self) -> &str {
-        let start = self.name.rmatch_indices('.').nth(1).map_or(0, |(i, _)| i + 1);
+        let start = self
+            .name
+            .rmatch_indices('.')
+            .nth(1)
+            .map_or(0, |(i, _)| i + 1);
         &self.name[start..]
     }
 
@@ -117,18 +124,32 @@ impl Types {
 
     /// The definition of a kind.
     pub(crate) fn root(&self, group: &str, version: &str, kind: &str) -> Option<DefId> {
-        self.roots.iter().find(|((g, v, k), _)| *k == kind && *g == group && *v == version).map(|(_, id)| *id)
+        self.roots
+            .iter()
+            .find(|((g, v, k), _)| *k == kind && *g == group && *v == version)
+            .map(|(_, id)| *id)
     }
 
     fn build() -> Self {
         let (roots, definitions) = roots::generate(|_, _| true);
-        let ids: HashMap<&str, DefId> =
-            definitions.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
+        let ids: HashMap<&str, DefId> = definitions
+            .keys()
+            .enumerate()
+            .map(|(i, name)| (name.as_str(), i))
+            .collect();
         let facts = Facts::parse();
-        let defs = definitions.iter().map(|(name, schema)| build_def(name, schema, &ids, &facts)).collect();
+        let defs = definitions
+            .iter()
+            .map(|(name, schema)| build_def(name, schema, &ids, &facts))
+            .collect();
         let roots = roots
             .iter()
-            .filter_map(|r| Some(((r.group, r.version, r.kind), *ids.get(r.definition.as_str())?)))
+            .filter_map(|r| {
+                Some((
+                    (r.group, r.version, r.kind),
+                    *ids.get(r.definition.as_str())?,
+                ))
+            })
             .collect();
         Self { defs, roots }
     }
@@ -155,10 +176,16 @@ impl Facts {
         for row in facts::LISTS {
             let mut words = row.split(' ').map(|w| (w != "-").then_some(w));
             let mut next = || words.next().flatten();
-            let (Some(def), Some(field)) = (next(), next()) else { continue };
+            let (Some(def), Some(field)) = (next(), next()) else {
+                continue;
+            };
             let (list, keys) = (next(), next());
-            let fact =
-                ListFact { list, keys: keys.map_or(&[], known_keys), merge_key: next(), strategy: next() };
+            let fact = ListFact {
+                list,
+                keys: keys.map_or(&[], known_keys),
+                merge_key: next(),
+                strategy: next(),
+            };
             lists.insert((def, field), fact);
         }
         Self { lists }
@@ -204,10 +231,24 @@ fn build_def(name: &str, schema: &Value, ids: &HashMap<&str, DefId>, facts: &Fac
         }
     }
     fields.sort_by(|a, b| a.0.cmp(&b.0));
-    let alias = if fields.is_empty() { Some(alias_type(name, schema, ids)) } else { None };
-    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let alias = if fields.is_empty() {
+        Some(alias_type(name, schema, ids))
+    } else {
+        None
+    };
+    let required = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let required = required.filter_map(Value::as_str).map(Into::into).collect();
-    Def { name: name.into(), fields, alias, atomic: facts.atomic_map(name, ""), required }
+    Def {
+        name: name.into(),
+        fields,
+        alias,
+        atomic: facts.atomic_map(name, ""),
+        required,
+    }
 }
 
 fn build_field(
@@ -250,7 +291,11 @@ fn value_type(schema: &Value, ids: &HashMap<&str, DefId>) -> Ty {
         let name = reference.rsplit('/').next().unwrap_or("");
         return ids.get(name).map_or(Ty::Any, |id| Ty::Ref(*id));
     }
-    if let Some(single) = schema.get("allOf").and_then(Value::as_array).and_then(|a| a.first()) {
+    if let Some(single) = schema
+        .get("allOf")
+        .and_then(Value::as_array)
+        .and_then(|a| a.first())
+    {
         return value_type(single, ids);
     }
     if schema.get("x-kubernetes-int-or-string").is_some() {
@@ -265,7 +310,9 @@ fn value_type(schema: &Value, ids: &HashMap<&str, DefId>) -> Ty {
         Some("integer") if format == "int64" => Ty::Int64,
         Some("integer") => Ty::Int32,
         Some("number") => Ty::Number,
-        Some("array") => Ty::Array(Box::new(schema.get("items").map_or(Ty::Any, |i| value_type(i, ids)))),
+        Some("array") => Ty::Array(Box::new(
+            schema.get("items").map_or(Ty::Any, |i| value_type(i, ids)),
+        )),
         Some("object") => match schema.get("additionalProperties") {
             Some(values) if values.is_object() => Ty::Map(Box::new(value_type(values, ids))),
             _ => Ty::Object,
@@ -283,7 +330,9 @@ mod tests {
         let types = Types::get();
         for resource in crate::kinds::Registry::builtin().iter() {
             assert!(
-                types.root(&resource.group, &resource.version, &resource.kind).is_some(),
+                types
+                    .root(&resource.group, &resource.version, &resource.kind)
+                    .is_some(),
                 "{} has no type",
                 resource.kind
             );
@@ -294,11 +343,17 @@ mod tests {
     fn containers_merge_by_name_and_ports_are_keyed_by_port_and_protocol() {
         let types = Types::get();
         let pod = types.def(types.root("", "v1", "Pod").expect("known"));
-        let Ty::Ref(spec) = pod.field("spec").expect("spec").ty else { panic!("spec is a struct") };
+        let Ty::Ref(spec) = pod.field("spec").expect("spec").ty else {
+            panic!("spec is a struct")
+        };
         let containers = types.def(spec).field("containers").expect("containers");
         assert_eq!(containers.merge_key, Some("name"));
-        let Ty::Array(item) = &containers.ty else { panic!("a list") };
-        let Ty::Ref(container) = **item else { panic!("of structs") };
+        let Ty::Array(item) = &containers.ty else {
+            panic!("a list")
+        };
+        let Ty::Ref(container) = **item else {
+            panic!("of structs")
+        };
         let ports = types.def(container).field("ports").expect("ports");
         assert_eq!(ports.list, ListType::Map(&["containerPort", "protocol"]));
         assert_eq!(types.def(container).go_name(), "v1.Container");
@@ -310,7 +365,10 @@ mod tests {
         for row in facts::LISTS {
             let mut words = row.split(' ');
             let (def, field) = (words.next().expect("def"), words.next().expect("field"));
-            let known = types.defs.iter().find(|d| d.name.strip_prefix("io.k8s.") == Some(def));
+            let known = types
+                .defs
+                .iter()
+                .find(|d| d.name.strip_prefix("io.k8s.") == Some(def));
             assert!(known.is_some_and(|d| d.field(field).is_some()), "{row}");
         }
     }

@@ -16,12 +16,18 @@ const ORDER: &str = "$setElementOrder/";
 /// Merges `patch` into `object`, both of the type `ty`.
 pub(super) fn merge(object: &Value, patch: &Value, ty: &Ty) -> Result<Value, PatchError> {
     let (Value::Object(object), Value::Object(patch)) = (object, patch) else {
-        return Err(PatchError::BadPatch("a strategic merge patch is a JSON object".to_owned()));
+        return Err(PatchError::BadPatch(
+            "a strategic merge patch is a JSON object".to_owned(),
+        ));
     };
     merge_object(object.clone(), patch, ty).map(Value::Object)
 }
 
-fn merge_object(mut object: Map<String, Value>, patch: &Map<String, Value>, ty: &Ty) -> Result<Map<String, Value>, PatchError> {
+fn merge_object(
+    mut object: Map<String, Value>,
+    patch: &Map<String, Value>,
+    ty: &Ty,
+) -> Result<Map<String, Value>, PatchError> {
     match patch.get(PATCH).and_then(Value::as_str) {
         Some("replace") => return Ok(without_directives(patch)),
         Some("delete") => return Ok(Map::new()),
@@ -91,7 +97,11 @@ fn merge_field(
             object.insert(key.to_owned(), Value::Array(merged));
         }
         Value::Array(items) => {
-            let plain: Vec<Value> = items.iter().filter(|i| i.get(PATCH).is_none()).cloned().collect();
+            let plain: Vec<Value> = items
+                .iter()
+                .filter(|i| i.get(PATCH).is_none())
+                .cloned()
+                .collect();
             object.insert(key.to_owned(), Value::Array(plain));
         }
         other => {
@@ -121,17 +131,28 @@ fn merge_list(
         }
         return Ok(out);
     };
-    if patch.iter().any(|p| p.get(PATCH).and_then(Value::as_str) == Some("replace")) {
-        return Ok(patch.iter().filter(|p| p.get(PATCH).is_none()).cloned().collect());
+    if patch
+        .iter()
+        .any(|p| p.get(PATCH).and_then(Value::as_str) == Some("replace"))
+    {
+        return Ok(patch
+            .iter()
+            .filter(|p| p.get(PATCH).is_none())
+            .cloned()
+            .collect());
     }
     let mut out = old;
     for change in patch {
         let Value::Object(change) = change else {
-            return Err(PatchError::BadPatch(format!("an item of a list merged by {merge_key:?} is not an object")));
+            return Err(PatchError::BadPatch(format!(
+                "an item of a list merged by {merge_key:?} is not an object"
+            )));
         };
         let Some(key) = change.get(merge_key) else {
             let shown = Value::Object(change.clone());
-            return Err(PatchError::BadPatch(format!("map: {shown} does not contain declared merge key: {merge_key}")));
+            return Err(PatchError::BadPatch(format!(
+                "map: {shown} does not contain declared merge key: {merge_key}"
+            )));
         };
         let found = out.iter().position(|o| o.get(merge_key) == Some(key));
         match change.get(PATCH).and_then(Value::as_str) {
@@ -154,7 +175,9 @@ fn merge_list(
 
 /// Sorts items as `$setElementOrder` says; items it does not name stay at their place relative to the one before.
 fn sort_by_order(items: &mut Vec<Value>, order: &Value, merge_key: Option<&str>) {
-    let Some(order) = order.as_array() else { return };
+    let Some(order) = order.as_array() else {
+        return;
+    };
     let identity = |item: &Value| match merge_key {
         Some(key) => item.get(key).cloned().unwrap_or(Value::Null),
         None => item.clone(),
@@ -195,9 +218,15 @@ fn sort_by_order(items: &mut Vec<Value>, order: &Value, merge_key: Option<&str>)
     *items = out;
 }
 
-fn delete_from_list(object: &mut Map<String, Value>, field: &str, values: &Value) -> Result<(), PatchError> {
+fn delete_from_list(
+    object: &mut Map<String, Value>,
+    field: &str,
+    values: &Value,
+) -> Result<(), PatchError> {
     let Some(values) = values.as_array() else {
-        return Err(PatchError::BadPatch(format!("{DELETE_FROM}{field} is not a list")));
+        return Err(PatchError::BadPatch(format!(
+            "{DELETE_FROM}{field} is not a list"
+        )));
     };
     if let Some(Value::Array(items)) = object.get_mut(field) {
         items.retain(|i| !values.contains(i));
@@ -216,7 +245,9 @@ fn unknown_directive(name: &str) -> PatchError {
 }
 
 fn strings<'a>(value: &'a Value, what: &str) -> Result<Vec<&'a str>, PatchError> {
-    let list = value.as_array().ok_or_else(|| PatchError::BadPatch(format!("{what} is not a list")))?;
+    let list = value
+        .as_array()
+        .ok_or_else(|| PatchError::BadPatch(format!("{what} is not a list")))?;
     Ok(list.iter().filter_map(Value::as_str).collect())
 }
 
@@ -248,7 +279,9 @@ mod tests {
     use serde_json::json;
 
     fn deployment(object: &Value, patch: &Value) -> Value {
-        let id = Types::get().root("apps", "v1", "Deployment").expect("known");
+        let id = Types::get()
+            .root("apps", "v1", "Deployment")
+            .expect("known");
         merge(object, patch, &Ty::Ref(id)).expect("applies")
     }
 
@@ -258,8 +291,12 @@ mod tests {
 
     #[test]
     fn containers_merge_by_name_and_keep_other_fields() {
-        let old = containers(json!([{"name": "a", "image": "x:1", "env": [{"name": "E", "value": "1"}]}, {"name": "b"}]));
-        let patch = containers(json!([{"name": "a", "image": "x:2", "env": [{"name": "F", "value": "2"}]}]));
+        let old = containers(
+            json!([{"name": "a", "image": "x:1", "env": [{"name": "E", "value": "1"}]}, {"name": "b"}]),
+        );
+        let patch = containers(
+            json!([{"name": "a", "image": "x:2", "env": [{"name": "F", "value": "2"}]}]),
+        );
         let new = deployment(&old, &patch);
         assert_eq!(
             new,
@@ -276,14 +313,20 @@ mod tests {
         let patch = json!({"spec": {"template": {"spec": {
             "$setElementOrder/containers": [{"name": "c"}, {"name": "a"}],
             "containers": [{"name": "b", "$patch": "delete"}]}}}});
-        assert_eq!(deployment(&old, &patch), containers(json!([{"name": "c"}, {"name": "a"}])));
+        assert_eq!(
+            deployment(&old, &patch),
+            containers(json!([{"name": "c"}, {"name": "a"}]))
+        );
     }
 
     #[test]
     fn retain_keys_drops_the_other_strategy() {
         let old = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
         let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
-        assert_eq!(deployment(&old, &patch), json!({"spec": {"strategy": {"type": "Recreate"}}}));
+        assert_eq!(
+            deployment(&old, &patch),
+            json!({"spec": {"strategy": {"type": "Recreate"}}})
+        );
     }
 
     #[test]
@@ -291,28 +334,49 @@ mod tests {
         let old = json!({"metadata": {"finalizers": ["a", "b"]}});
         let added = deployment(&old, &json!({"metadata": {"finalizers": ["c", "a"]}}));
         assert_eq!(added, json!({"metadata": {"finalizers": ["a", "b", "c"]}}));
-        let removed = deployment(&old, &json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}));
+        let removed = deployment(
+            &old,
+            &json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}),
+        );
         assert_eq!(removed, json!({"metadata": {"finalizers": ["b"]}}));
     }
 
     #[test]
     fn atomic_lists_and_nulls_replace() {
         let old = containers(json!([{"name": "a", "args": ["1", "2"], "image": "x"}]));
-        let new = deployment(&old, &containers(json!([{"name": "a", "args": ["3"], "image": null}])));
+        let new = deployment(
+            &old,
+            &containers(json!([{"name": "a", "args": ["3"], "image": null}])),
+        );
         assert_eq!(new, containers(json!([{"name": "a", "args": ["3"]}])));
     }
 
     #[test]
     fn an_item_without_its_merge_key_is_refused() {
-        let id = Types::get().root("apps", "v1", "Deployment").expect("known");
-        let error = merge(&json!({}), &containers(json!([{"image": "x"}])), &Ty::Ref(id)).expect_err("refused");
-        assert!(error.to_string().contains("does not contain declared merge key: name"), "{error}");
+        let id = Types::get()
+            .root("apps", "v1", "Deployment")
+            .expect("known");
+        let error = merge(
+            &json!({}),
+            &containers(json!([{"image": "x"}])),
+            &Ty::Ref(id),
+        )
+        .expect_err("refused");
+        assert!(
+            error
+                .to_string()
+                .contains("does not contain declared merge key: name"),
+            "{error}"
+        );
     }
 
     #[test]
     fn replace_directive_swaps_a_map() {
         let old = json!({"metadata": {"labels": {"a": "1", "b": "2"}}});
-        let new = deployment(&old, &json!({"metadata": {"labels": {"$patch": "replace", "c": "3"}}}));
+        let new = deployment(
+            &old,
+            &json!({"metadata": {"labels": {"$patch": "replace", "c": "3"}}}),
+        );
         assert_eq!(new, json!({"metadata": {"labels": {"c": "3"}}}));
     }
 }

@@ -10,38 +10,77 @@ const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "updat
 #[must_use]
 pub fn bootstrap() -> Vec<Value> {
     let mut out = vec![
-        role("cluster-admin", json!([
-            {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
-            {"nonResourceURLs": ["*"], "verbs": ["*"]},
-        ])),
-        role("system:discovery", json!([{"nonResourceURLs": DISCOVERY, "verbs": ["get"]}])),
-        role("system:public-info-viewer", json!([{"nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"], "verbs": ["get"]}])),
-        role("system:basic-user", json!([
-            {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
-            {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
-        ])),
-        role("system:auth-delegator", json!([
-            {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-            {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
-        ])),
+        role(
+            "cluster-admin",
+            json!([
+                {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
+                {"nonResourceURLs": ["*"], "verbs": ["*"]},
+            ]),
+        ),
+        role(
+            "system:discovery",
+            json!([{"nonResourceURLs": DISCOVERY, "verbs": ["get"]}]),
+        ),
+        role(
+            "system:public-info-viewer",
+            json!([{"nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"], "verbs": ["get"]}]),
+        ),
+        role(
+            "system:basic-user",
+            json!([
+                {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
+                {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
+            ]),
+        ),
+        role(
+            "system:auth-delegator",
+            json!([
+                {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+                {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
+            ]),
+        ),
         role("system:node", node_rules()),
         binding("cluster-admin", "cluster-admin", &["system:masters"]),
-        binding("system:discovery", "system:discovery", &["system:authenticated"]),
-        binding("system:public-info-viewer", "system:public-info-viewer", &["system:authenticated", "system:unauthenticated"]),
-        binding("system:basic-user", "system:basic-user", &["system:authenticated"]),
+        binding(
+            "system:discovery",
+            "system:discovery",
+            &["system:authenticated"],
+        ),
+        binding(
+            "system:public-info-viewer",
+            "system:public-info-viewer",
+            &["system:authenticated", "system:unauthenticated"],
+        ),
+        binding(
+            "system:basic-user",
+            "system:basic-user",
+            &["system:authenticated"],
+        ),
         binding("system:node", "system:node", &["system:nodes"]),
     ];
     out.extend(user_roles());
     out
 }
 
-const DISCOVERY: &[&str] =
-    &["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"];
+const DISCOVERY: &[&str] = &[
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/healthz",
+    "/livez",
+    "/openapi",
+    "/openapi/*",
+    "/readyz",
+    "/version",
+    "/version/",
+];
 
 /// `admin`, `edit` and `view`, aggregated from the roles labelled for them.
 fn user_roles() -> Vec<Value> {
     let label = |to: &str| format!("rbac.authorization.k8s.io/aggregate-to-{to}");
-    let selects = |to: &str| json!({"clusterRoleSelectors": [{"matchLabels": {label(to): "true"}}]});
+    let selects =
+        |to: &str| json!({"clusterRoleSelectors": [{"matchLabels": {label(to): "true"}}]});
     let mut out = Vec::new();
     for name in ["admin", "edit", "view"] {
         let mut object = role(name, json!([]));
@@ -59,8 +98,16 @@ fn user_roles() -> Vec<Value> {
         }
         object
     };
-    out.push(labelled("system:aggregate-to-view", &["view", "edit", "admin"], view_rules()));
-    out.push(labelled("system:aggregate-to-edit", &["edit", "admin"], edit_rules()));
+    out.push(labelled(
+        "system:aggregate-to-view",
+        &["view", "edit", "admin"],
+        view_rules(),
+    ));
+    out.push(labelled(
+        "system:aggregate-to-edit",
+        &["edit", "admin"],
+        edit_rules(),
+    ));
     out.push(labelled("system:aggregate-to-admin", &["admin"], json!([
         {"apiGroups": ["authorization.k8s.io"], "resources": ["localsubjectaccessreviews"], "verbs": ["create"]},
         {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]},

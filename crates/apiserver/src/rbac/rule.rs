@@ -19,7 +19,13 @@ pub(super) struct Rule {
 impl Rule {
     pub(super) fn from_value(value: &Value) -> Self {
         let list = |key: &str| {
-            value[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+            value[key]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect()
         };
         Self {
             verbs: list("verbs"),
@@ -53,7 +59,10 @@ impl Rule {
             return self.urls.iter().any(|url| url_matches(url, path));
         }
         has(&self.groups, wanted.group)
-            && self.resources.iter().any(|r| resource_matches(r, wanted.resource, wanted.subresource))
+            && self
+                .resources
+                .iter()
+                .any(|r| resource_matches(r, wanted.resource, wanted.subresource))
             && (self.names.is_empty() || self.names.iter().any(|n| n == wanted.name))
     }
 
@@ -62,7 +71,8 @@ impl Rule {
         if self.resources.is_empty() {
             return None;
         }
-        let mut out = json!({"verbs": self.verbs, "apiGroups": self.groups, "resources": self.resources});
+        let mut out =
+            json!({"verbs": self.verbs, "apiGroups": self.groups, "resources": self.resources});
         if !self.names.is_empty() {
             out["resourceNames"] = json!(self.names);
         }
@@ -80,16 +90,27 @@ impl Rule {
         let mut out = Vec::new();
         for verb in &self.verbs {
             for url in &self.urls {
-                out.push(Self { verbs: one(verb), urls: one(url), ..Self::default() });
+                out.push(Self {
+                    verbs: one(verb),
+                    urls: one(url),
+                    ..Self::default()
+                });
             }
             for group in &self.groups {
                 for resource in &self.resources {
-                    let base =
-                        Self { verbs: one(verb), groups: one(group), resources: one(resource), ..Self::default() };
+                    let base = Self {
+                        verbs: one(verb),
+                        groups: one(group),
+                        resources: one(resource),
+                        ..Self::default()
+                    };
                     if self.names.is_empty() {
                         out.push(base);
                     } else {
-                        out.extend(self.names.iter().map(|n| Self { names: one(n), ..base.clone() }));
+                        out.extend(self.names.iter().map(|n| Self {
+                            names: one(n),
+                            ..base.clone()
+                        }));
                     }
                 }
             }
@@ -106,9 +127,18 @@ impl Rule {
                 mine == wanted || resource_matches(mine, resource, subresource)
             })
         });
-        let urls = atom.urls.iter().all(|wanted| self.urls.iter().any(|mine| mine == wanted || url_matches(mine, wanted)));
-        let names = self.names.is_empty() || (!atom.names.is_empty() && atom.names.iter().all(|n| self.names.contains(n)));
-        all(&self.verbs, &atom.verbs) && all(&self.groups, &atom.groups) && resources && urls && names
+        let urls = atom.urls.iter().all(|wanted| {
+            self.urls
+                .iter()
+                .any(|mine| mine == wanted || url_matches(mine, wanted))
+        });
+        let names = self.names.is_empty()
+            || (!atom.names.is_empty() && atom.names.iter().all(|n| self.names.contains(n)));
+        all(&self.verbs, &atom.verbs)
+            && all(&self.groups, &atom.groups)
+            && resources
+            && urls
+            && names
     }
 }
 
@@ -148,5 +178,6 @@ fn url_matches(rule: &str, path: &str) -> bool {
     if rule == "*" || rule == path {
         return true;
     }
-    rule.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
+    rule.strip_suffix('*')
+        .is_some_and(|prefix| path.starts_with(prefix))
 }

@@ -31,12 +31,19 @@ impl FieldSelector {
                 continue;
             }
             let (field, equal, value) = split_term(&term).ok_or_else(|| {
-                SelectorError(format!("invalid selector: '{text}'; can't understand '{term}'"))
+                SelectorError(format!(
+                    "invalid selector: '{text}'; can't understand '{term}'"
+                ))
             })?;
             let Some(path) = field_path(resource, field) else {
                 return Err(SelectorError(unsupported(resource, field)));
             };
-            terms.push(Term { field: field.to_owned(), path, equal, value: unescape(value) });
+            terms.push(Term {
+                field: field.to_owned(),
+                path,
+                equal,
+                value: unescape(value),
+            });
         }
         Ok(Self { terms })
     }
@@ -50,7 +57,10 @@ impl FieldSelector {
     /// The object's name, where the selector fixes it (`metadata.name=x`): watch and list of one object.
     #[must_use]
     pub fn exact_name(&self) -> Option<&str> {
-        self.terms.iter().find(|t| t.equal && t.field == "metadata.name").map(|t| t.value.as_str())
+        self.terms
+            .iter()
+            .find(|t| t.equal && t.field == "metadata.name")
+            .map(|t| t.value.as_str())
     }
 
     /// Whether an object is selected.
@@ -114,7 +124,11 @@ fn unescape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     let mut chars = value.chars();
     while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+        out.push(if c == '\\' {
+            chars.next().unwrap_or(c)
+        } else {
+            c
+        });
     }
     out
 }
@@ -123,14 +137,19 @@ fn unsupported(resource: &Resource, field: &str) -> String {
     if resource.custom.is_some() {
         format!("field label not supported: {field}")
     } else {
-        format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        format!(
+            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
     }
 }
 
 /// The path of a supported field.
 fn field_path(resource: &Resource, field: &str) -> Option<Vec<String>> {
     if let Some(custom) = &resource.custom
-        && custom.selectable_fields.iter().any(|f| f.trim_start_matches('.') == field)
+        && custom
+            .selectable_fields
+            .iter()
+            .any(|f| f.trim_start_matches('.') == field)
     {
         return Some(split(field));
     }
@@ -210,9 +229,14 @@ mod tests {
 
     #[test]
     fn pods_are_selected_by_node_and_phase() {
-        let selector = FieldSelector::parse("spec.nodeName=n1,status.phase!=Failed", &pods()).expect("supported");
-        assert!(selector.matches(&json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Running"}})));
-        assert!(!selector.matches(&json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Failed"}})));
+        let selector = FieldSelector::parse("spec.nodeName=n1,status.phase!=Failed", &pods())
+            .expect("supported");
+        assert!(
+            selector.matches(&json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}))
+        );
+        assert!(
+            !selector.matches(&json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Failed"}}))
+        );
         assert!(!selector.matches(&json!({"spec": {}})));
     }
 
@@ -224,7 +248,12 @@ mod tests {
 
     #[test]
     fn the_exact_name_is_known() {
-        assert_eq!(FieldSelector::parse("metadata.name=a", &pods()).expect("supported").exact_name(), Some("a"));
+        assert_eq!(
+            FieldSelector::parse("metadata.name=a", &pods())
+                .expect("supported")
+                .exact_name(),
+            Some("a")
+        );
     }
 
     #[test]

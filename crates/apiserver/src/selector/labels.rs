@@ -56,7 +56,11 @@ impl LabelSelector {
         let mut requirements = Vec::new();
         for (key, value) in object["matchLabels"].as_object().into_iter().flatten() {
             let value = value.as_str().unwrap_or_default().to_owned();
-            requirements.push(Requirement { key: key.clone(), operator: Operator::In, values: vec![value] });
+            requirements.push(Requirement {
+                key: key.clone(),
+                operator: Operator::In,
+                values: vec![value],
+            });
         }
         for expression in object["matchExpressions"].as_array().into_iter().flatten() {
             requirements.push(from_expression(expression)?);
@@ -67,12 +71,18 @@ impl LabelSelector {
     /// From a plain map of labels (a Service's `spec.selector`).
     #[must_use]
     pub fn from_map(map: &Value) -> Self {
-        let requirements = map.as_object().into_iter().flatten().map(|(key, value)| Requirement {
-            key: key.clone(),
-            operator: Operator::In,
-            values: vec![value.as_str().unwrap_or_default().to_owned()],
-        });
-        Self { requirements: requirements.collect() }
+        let requirements = map
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| Requirement {
+                key: key.clone(),
+                operator: Operator::In,
+                values: vec![value.as_str().unwrap_or_default().to_owned()],
+            });
+        Self {
+            requirements: requirements.collect(),
+        }
     }
 
     /// Whether it selects everything.
@@ -84,7 +94,9 @@ impl LabelSelector {
     /// Whether `metadata.labels` (an object or null) is selected.
     #[must_use]
     pub fn matches(&self, labels: &Value) -> bool {
-        self.requirements.iter().all(|r| r.matches(labels.get(&r.key).and_then(Value::as_str)))
+        self.requirements
+            .iter()
+            .all(|r| r.matches(labels.get(&r.key).and_then(Value::as_str)))
     }
 }
 
@@ -156,7 +168,10 @@ fn parse_term(term: &str) -> Result<Requirement, String> {
     if let Some(list) = term.strip_suffix(')')
         && let Some((head, values)) = list.split_once('(')
     {
-        let (key, operator) = head.trim().rsplit_once(char::is_whitespace).unwrap_or((head, ""));
+        let (key, operator) = head
+            .trim()
+            .rsplit_once(char::is_whitespace)
+            .unwrap_or((head, ""));
         let operator = match operator {
             "in" => Operator::In,
             "notin" => Operator::NotIn,
@@ -195,11 +210,17 @@ fn requirement(key: &str, operator: Operator, values: Vec<String>) -> Result<Req
     } else {
         for (i, value) in values.iter().enumerate() {
             if let Some(why) = crate::validate::names::label_value(value).first() {
-                return Err(format!("values[{i}][{key}]: Invalid value: {value:?}: {why}"));
+                return Err(format!(
+                    "values[{i}][{key}]: Invalid value: {value:?}: {why}"
+                ));
             }
         }
     }
-    Ok(Requirement { key: key.to_owned(), operator, values })
+    Ok(Requirement {
+        key: key.to_owned(),
+        operator,
+        values,
+    })
 }
 
 fn from_expression(expression: &Value) -> Result<Requirement, SelectorError> {
@@ -216,16 +237,30 @@ fn from_expression(expression: &Value) -> Result<Requirement, SelectorError> {
         "NotIn" => Operator::NotIn,
         "Exists" => Operator::Exists,
         "DoesNotExist" => Operator::DoesNotExist,
-        other => return Err(SelectorError(format!("{other:?} is not a valid label selector operator"))),
+        other => {
+            return Err(SelectorError(format!(
+                "{other:?} is not a valid label selector operator"
+            )));
+        }
     };
     let needs_values = matches!(operator, Operator::In | Operator::NotIn);
     if needs_values && values.is_empty() {
-        return Err(SelectorError("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty".to_owned()));
+        return Err(SelectorError(
+            "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty"
+                .to_owned(),
+        ));
     }
     if !needs_values && !values.is_empty() {
-        return Err(SelectorError("values: Invalid value: values set must be empty for exists and does not exist".to_owned()));
+        return Err(SelectorError(
+            "values: Invalid value: values set must be empty for exists and does not exist"
+                .to_owned(),
+        ));
     }
-    Ok(Requirement { key, operator, values })
+    Ok(Requirement {
+        key,
+        operator,
+        values,
+    })
 }
 
 #[cfg(test)]
@@ -234,19 +269,40 @@ mod tests {
     use serde_json::json;
 
     fn selects(selector: &str, labels: &Value) -> bool {
-        LabelSelector::parse(selector).expect("parses").matches(labels)
+        LabelSelector::parse(selector)
+            .expect("parses")
+            .matches(labels)
     }
 
     #[test]
     fn every_operator_selects_as_documented() {
         let labels = json!({"app": "web", "tier": "front", "n": "3"});
-        for selector in
-            ["", "app=web", "app==web,tier=front", "app in (web, api)", "app notin (api)", "missing notin (x)",
-             "app", "!missing", "app!=api", "missing!=x", "n>2", "n<4"]
-        {
+        for selector in [
+            "",
+            "app=web",
+            "app==web,tier=front",
+            "app in (web, api)",
+            "app notin (api)",
+            "missing notin (x)",
+            "app",
+            "!missing",
+            "app!=api",
+            "missing!=x",
+            "n>2",
+            "n<4",
+        ] {
             assert!(selects(selector, &labels), "{selector}");
         }
-        for selector in ["app=api", "app in (api)", "app notin (web)", "missing", "!app", "app!=web", "n>3", "app,tier=back"] {
+        for selector in [
+            "app=api",
+            "app in (api)",
+            "app notin (web)",
+            "missing",
+            "!app",
+            "app!=web",
+            "n>3",
+            "app,tier=back",
+        ] {
             assert!(!selects(selector, &labels), "{selector}");
         }
     }
@@ -261,7 +317,10 @@ mod tests {
     #[test]
     fn a_bad_selector_is_refused_with_its_text() {
         let error = LabelSelector::parse("app=web,,x").expect_err("refused");
-        assert!(error.0.starts_with("unable to parse requirement"), "{error}");
+        assert!(
+            error.0.starts_with("unable to parse requirement"),
+            "{error}"
+        );
         assert!(LabelSelector::parse("a b=c").is_err());
         assert!(LabelSelector::parse("app=under score").is_err());
     }
@@ -274,6 +333,11 @@ mod tests {
         assert!(selector.matches(&json!({"a": "1", "b": "x"})));
         assert!(!selector.matches(&json!({"a": "1"})));
         assert_eq!(selector.to_string(), "a=1,b");
-        assert!(LabelSelector::from_object(&json!({"matchExpressions": [{"key": "b", "operator": "In"}]})).is_err());
+        assert!(
+            LabelSelector::from_object(
+                &json!({"matchExpressions": [{"key": "b", "operator": "In"}]})
+            )
+            .is_err()
+        );
     }
 }

@@ -29,8 +29,11 @@ pub(crate) fn generate(wanted: impl Fn(&str, &str) -> bool) -> (Vec<Root>, Map<S
         s.transforms.clear();
         s.meta_schema = None;
     });
-    let mut collector =
-        Collector { generator: settings.into_generator(), roots: Vec::new(), wanted };
+    let mut collector = Collector {
+        generator: settings.into_generator(),
+        roots: Vec::new(),
+        wanted,
+    };
     collector.all();
     let definitions = collector.generator.take_definitions(false);
     (collector.roots, definitions)

@@ -70,13 +70,19 @@ pub fn path_segment(value: &str) -> Vec<String> {
     if value == "." || value == ".." {
         return vec![format!("may not be '{value}'")];
     }
-    ["/", "%"].iter().filter(|c| value.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
+    ["/", "%"]
+        .iter()
+        .filter(|c| value.contains(**c))
+        .map(|c| format!("may not contain '{c}'"))
+        .collect()
 }
 
 fn is_qualified_part(s: &str) -> bool {
     let bytes = s.as_bytes();
     !bytes.is_empty()
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         && bytes[0].is_ascii_alphanumeric()
         && bytes[bytes.len() - 1].is_ascii_alphanumeric()
 }
@@ -95,7 +101,11 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             return errors;
         }
         Some((prefix, name)) => {
-            errors.extend(dns1123_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
+            errors.extend(
+                dns1123_subdomain(prefix)
+                    .into_iter()
+                    .map(|e| format!("prefix part {e}")),
+            );
             name
         }
         None => value,
@@ -131,7 +141,11 @@ pub fn config_key(value: &str) -> Vec<String> {
     if value.len() > 253 {
         errors.push(too_long(253));
     }
-    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+    if value.is_empty()
+        || !value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    {
         errors.push(CONFIG_KEY.to_owned());
     } else if value == "." || value == ".." {
         errors.push(format!("must not be '{value}'"));
@@ -149,7 +163,9 @@ pub fn port_name(value: &str) -> Vec<String> {
         errors.push("must be no more than 15 characters".to_owned());
     }
     if value.is_empty() || !value.bytes().all(|b| lower_alnum(b) || b == b'-') {
-        errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+        errors.push(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        );
     }
     if !value.bytes().any(|b| b.is_ascii_lowercase()) {
         errors.push("must contain at least one letter (a-z)".to_owned());
@@ -166,13 +182,21 @@ pub fn port_name(value: &str) -> Vec<String> {
 /// A port number.
 #[must_use]
 pub fn port_number(value: i64) -> Vec<String> {
-    if (1..=65535).contains(&value) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".to_owned()] }
+    if (1..=65535).contains(&value) {
+        Vec::new()
+    } else {
+        vec!["must be between 1 and 65535, inclusive".to_owned()]
+    }
 }
 
 /// The name of an environment variable (relaxed, as since Kubernetes 1.34).
 #[must_use]
 pub fn env_name(value: &str) -> Vec<String> {
-    if !value.is_empty() && value.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=') {
+    if !value.is_empty()
+        && value
+            .bytes()
+            .all(|b| (0x20..=0x7e).contains(&b) && b != b'=')
+    {
         Vec::new()
     } else {
         vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()]
@@ -187,9 +211,15 @@ mod tests {
     fn object_names_follow_rfc_1123() {
         assert!(dns1123_subdomain("a.b-c.d").is_empty());
         assert_eq!(dns1123_subdomain("Bad_Name").len(), 1);
-        assert!(dns1123_subdomain("Bad_Name")[0].starts_with("a lowercase RFC 1123 subdomain must consist of"));
+        assert!(
+            dns1123_subdomain("Bad_Name")[0]
+                .starts_with("a lowercase RFC 1123 subdomain must consist of")
+        );
         assert!(dns1123_label("a.b")[0].starts_with("a lowercase RFC 1123 label"));
-        assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(
+            dns1123_label(&"a".repeat(64)),
+            ["must be no more than 63 bytes"]
+        );
     }
 
     #[test]
