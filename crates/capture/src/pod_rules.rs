@@ -4,13 +4,24 @@
 //! Two exemptions are always installed, so that the same rules serve a proxy with its own uid and
 //! one that can only mark its sockets.
 
+mod flags;
+mod rules;
+
+pub use flags::{CaptureCommand, HELP, parse_args};
+
 use crate::netlink::NetlinkError;
-use std::net::IpAddr;
+use crate::netlink::nft::{Batch, Family, NftSocket};
+use crate::netlink::route::{LOOPBACK, Route, RouteKind, RouteSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The mark of the proxy's own connections: exempt from capture.
 pub const PROXY_MARK: u32 = 0x539;
-/// The mark that leads answers of the application back to a transparent proxy.
+/// The mark that leads answers of the application back to a transparent proxy. It differs from
+/// [`PROXY_MARK`]: otherwise all the proxy sends would come back to it.
 pub const TPROXY_MARK: u32 = 0x53a;
+/// The proxy's DNS listener.
+pub const DNS_PORT: u16 = 15053;
+const TABLE: &str = "mesh";
 
 /// How inbound connections reach the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,6 +68,8 @@ pub struct CaptureConfig {
     pub proxy_gids: Vec<u32>,
     /// How inbound connections reach the proxy.
     pub mode: InterceptionMode,
+    /// With [`InterceptionMode::Tproxy`]: the routing table that delivers locally (133).
+    pub tproxy_table: u32,
     /// Inbound ports to capture.
     pub include_inbound_ports: Selection<u16>,
     /// Inbound ports never captured.
@@ -66,7 +79,7 @@ pub struct CaptureConfig {
     /// Outbound destinations never captured.
     pub exclude_outbound_ranges: Vec<IpRange>,
     /// Outbound ports captured whatever their destination.
-    pub include_outbound_ports: Vec<u16>,
+    pub include_outbound_ports: Selection<u16>,
     /// Outbound ports never captured.
     pub exclude_outbound_ports: Vec<u16>,
     /// Interfaces whose traffic is left alone.
@@ -83,42 +96,83 @@ pub struct CaptureConfig {
     pub drop_invalid: bool,
 }
 
-/// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CaptureCommand {
-    /// Install the rules.
-    Install(CaptureConfig),
-    /// Print what would be installed (`--dry-run`).
-    DryRun(CaptureConfig),
-    /// Remove the rules (`--cleanup-only`).
-    Cleanup,
-    /// Show the flags (`--help`).
-    Help,
-}
-
-/// Reads `istio-iptables` flags (`-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d
-/// 15090,15021,15020`, long forms, `--flag=value` and `--flag value`). `dns_servers` is left empty:
-/// the caller fills it from the pod's resolv.conf ([`dns_servers`]).
-pub fn parse_args(args: &[String]) -> Result<CaptureCommand, CaptureError> {
-    let _ = args;
-    unimplemented!()
+impl Default for CaptureConfig {
+    /// What no flags at all mean: the usual ports and users, nothing included.
+    fn default() -> Self {
+        Self {
+            outbound_port: 15001,
+            inbound_port: 15006,
+            tunnel_port: 15008,
+            proxy_uids: vec![1337],
+            proxy_gids: vec![1337],
+            mode: InterceptionMode::Redirect,
+            tproxy_table: 133,
+            include_inbound_ports: Selection::Only(Vec::new()),
+            exclude_inbound_ports: Vec::new(),
+            include_outbound_ranges: Selection::Only(Vec::new()),
+            exclude_outbound_ranges: Vec::new(),
+            include_outbound_ports: Selection::Only(Vec::new()),
+            exclude_outbound_ports: Vec::new(),
+            exclude_interfaces: Vec::new(),
+            virtual_interfaces: Vec::new(),
+            redirect_dns: false,
+            capture_all_dns: false,
+            dns_servers: Vec::new(),
+            drop_invalid: false,
+        }
+    }
 }
 
 /// The name servers in a `resolv.conf`.
 pub fn dns_servers(resolv_conf: &str) -> Vec<IpAddr> {
-    let _ = resolv_conf;
-    unimplemented!()
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.trim().parse().ok())
+        .collect()
 }
 
 /// Installs the rules in the calling thread's network namespace, replacing those of an earlier run.
 pub fn install(config: &CaptureConfig) -> Result<(), CaptureError> {
-    let _ = config;
-    unimplemented!()
+    if config.mode == InterceptionMode::Tproxy {
+        deliver_marked_locally(config.tproxy_table)?;
+    }
+    let mut batch = Batch::new(Family::Inet, TABLE);
+    rules::write(&mut batch, config);
+    Ok(NftSocket::open()?.commit(batch)?)
 }
 
 /// Removes the rules from the calling thread's network namespace. Harmless when there are none.
 pub fn remove() -> Result<(), CaptureError> {
-    unimplemented!()
+    let mut batch = Batch::new(Family::Inet, TABLE);
+    batch.add_table();
+    batch.delete_table();
+    Ok(NftSocket::open()?.commit(batch)?)
+}
+
+/// Packets with the transparent proxy's mark end here, whatever their destination.
+fn deliver_marked_locally(table: u32) -> Result<(), CaptureError> {
+    let mut route = RouteSocket::open()?;
+    for any in [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ] {
+        let local = Route {
+            link: Some(LOOPBACK),
+            kind: RouteKind::Local,
+            table,
+            ..Route::to(any, 0)
+        };
+        let rule = route.add_mark_rule(any.is_ipv6(), TPROXY_MARK, table);
+        for result in [rule, route.add_route(&local)] {
+            match result {
+                // Left by an earlier run, or a kernel without IPv6.
+                Err(e) if e.errno() == libc::EEXIST || any.is_ipv6() => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Why capture could not be set up.

@@ -8,10 +8,20 @@
 //!
 //! It never reads images, Kubernetes objects or the environment.
 
-use crate::netns::NetNs;
+mod child;
+mod handle;
+mod init;
+mod mounts;
+mod protocol;
+mod server;
+
+pub use handle::{Running, SpawnerHandle};
+
+use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the platform's own binary stands in every container.
 pub const OWN_BINARY: &str = "/run/meltemi/meltemi";
@@ -35,22 +45,22 @@ pub struct SpawnerProcess {
 }
 
 /// Forks the spawner. Call it while the process has one thread; the spawner inherits standard
-/// error for its own messages and nothing else.
+/// error for its own messages and nothing else. It dies when the calling thread ends, so that has
+/// to be the main thread.
 pub fn fork_spawner(config: SpawnerConfig) -> io::Result<SpawnerProcess> {
-    let _ = config;
-    unimplemented!()
+    server::fork(config)
 }
 
 /// A pod sandbox known to the spawner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SandboxId(pub u64);
 
 /// A process started by the spawner: a container's first process or one executed in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId(pub u64);
 
 /// A pod.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// The pod's host name (also written to `/etc/hostname`).
     pub hostname: String,
@@ -62,7 +72,7 @@ pub struct SandboxSpec {
 
 /// One mount of a container. Missing directories of `target` are made without touching the host's
 /// files. Mounts are made in order, later ones over earlier ones.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mount {
     /// A host file or directory.
     Bind {
@@ -83,7 +93,7 @@ pub enum Mount {
 }
 
 /// A user and groups.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// User id.
     pub uid: u32,
@@ -94,7 +104,7 @@ pub struct User {
 }
 
 /// Capabilities that a container can keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Capability {
     /// Rules, links, marks, transparent sockets.
     NetAdmin,
@@ -105,7 +115,7 @@ pub enum Capability {
 }
 
 /// What to run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProcessSpec {
     /// Program and arguments. The program is searched in the `PATH` of `env` when it has no slash.
     pub argv: Vec<String>,
@@ -116,11 +126,12 @@ pub struct ProcessSpec {
 }
 
 /// A container.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// What to run.
     pub process: ProcessSpec,
     /// As whom; ignored when the platform runs as an ordinary user (his uid is the only one).
+    /// Without it a container of a platform with root runs as root without capabilities.
     pub user: Option<User>,
     /// Capabilities kept; all others are dropped for good.
     pub capabilities: Vec<Capability>,
@@ -145,14 +156,14 @@ pub struct Stdio {
     pub stdout: Option<OwnedFd>,
     /// Standard error.
     pub stderr: Option<OwnedFd>,
-    /// More descriptors, each with its number in the new process (3 and up).
+    /// More descriptors, each with its number in the new process (3 and up, at most 64).
     pub inherited: Vec<(OwnedFd, i32)>,
     /// The standard streams are a terminal (as from [`open_terminal`]): make it the controlling one.
     pub terminal: bool,
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// Exit code; 128 + signal when a signal ended it.
     pub code: i32,
@@ -160,103 +171,21 @@ pub struct ExitStatus {
     pub signal: Option<i32>,
 }
 
-/// A running process.
-#[derive(Debug)]
-pub struct Running {
-    /// Names the process in [`SpawnerHandle::kill`] and [`SpawnerHandle::exec`].
-    pub id: ProcessId,
-    /// Its process id as seen by the platform (for /proc/PID/...).
-    pub pid: u32,
-    exit: tokio::sync::oneshot::Receiver<ExitStatus>,
-}
-
-impl Running {
-    /// Waits for the end of the process. `Err` when the spawner itself has died. Cancel safe; call
-    /// it again after a cancelled wait.
-    pub async fn wait(&mut self) -> Result<ExitStatus, SpawnError> {
-        (&mut self.exit).await.map_err(|_| SpawnError::Gone)
-    }
-}
-
-/// The asynchronous side of the spawner. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct SpawnerHandle {}
-
-impl SpawnerHandle {
-    /// Connects to the forked spawner. Needs no runtime context.
-    pub fn start(process: SpawnerProcess) -> io::Result<Self> {
-        let _ = process;
-        unimplemented!()
-    }
-
-    /// Makes a pod's sandbox around an existing network namespace.
-    pub async fn create_sandbox(
-        &self,
-        spec: SandboxSpec,
-        netns: &NetNs,
-    ) -> Result<SandboxId, SpawnError> {
-        let _ = (spec, netns);
-        unimplemented!()
-    }
-
-    /// Kills every container of the sandbox (SIGKILL) and forgets it.
-    pub async fn remove_sandbox(&self, id: SandboxId) -> Result<(), SpawnError> {
-        let _ = id;
-        unimplemented!()
-    }
-
-    /// Starts a container; returns when its program runs (or why it does not).
-    pub async fn start_container(
-        &self,
-        sandbox: SandboxId,
-        spec: ContainerSpec,
-        stdio: Stdio,
-    ) -> Result<Running, SpawnError> {
-        let _ = (sandbox, spec, stdio);
-        unimplemented!()
-    }
-
-    /// Starts a process inside a running container, as its user and with its capabilities.
-    pub async fn exec(
-        &self,
-        container: ProcessId,
-        process: ProcessSpec,
-        stdio: Stdio,
-    ) -> Result<Running, SpawnError> {
-        let _ = (container, process, stdio);
-        unimplemented!()
-    }
-
-    /// Sends a signal. SIGKILL to a container ends all its processes, whatever they did. Harmless
-    /// when the process has ended.
-    pub async fn kill(&self, process: ProcessId, signal: i32) -> Result<(), SpawnError> {
-        let _ = (process, signal);
-        unimplemented!()
-    }
-
-    /// Resolves when the spawner has ended (which also ended every container).
-    pub async fn closed(&self) {}
-}
-
 /// Opens a pseudo terminal: (controller, terminal). Give duplicates of the second as standard
 /// streams together with [`Stdio::terminal`].
 pub fn open_terminal(columns: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
-    let _ = (columns, rows);
-    unimplemented!()
+    let pair = nix::pty::openpty(None, None)?;
+    resize_terminal(&pair.master, columns, rows)?;
+    Ok((pair.master, pair.slave))
 }
 
 /// Changes a terminal's size.
-pub fn resize_terminal(
-    controller: &impl std::os::fd::AsFd,
-    columns: u16,
-    rows: u16,
-) -> io::Result<()> {
-    let _ = (controller, columns, rows);
-    unimplemented!()
+pub fn resize_terminal(controller: &impl AsFd, columns: u16, rows: u16) -> io::Result<()> {
+    crate::process::set_terminal_size(controller, columns, rows)
 }
 
 /// Why a process could not be started.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum SpawnError {
     /// A step of the start failed; `step` says which ("mount /etc/config", "run /bin/nope").
     #[error("{step}: {message}")]
@@ -282,5 +211,17 @@ pub enum SpawnError {
     Gone,
     /// The spawner did not answer in time.
     #[error("the process spawner did not answer within {0:?}")]
-    Timeout(std::time::Duration),
+    Timeout(Duration),
+}
+
+impl SpawnError {
+    /// A failed step. Takes the error apart: it travels to another process.
+    pub(crate) fn step(step: impl Into<String>, error: impl Into<io::Error>) -> Self {
+        let error = error.into();
+        Self::Failed {
+            step: step.into(),
+            errno: error.raw_os_error().unwrap_or(0),
+            message: error.to_string(),
+        }
+    }
 }
