@@ -25,8 +25,11 @@ pub(super) struct Memory {
     objects: BTreeMap<Key, Arc<Stored>>,
     history: VecDeque<Arc<Event>>,
     history_bytes: usize,
-    /// Watches from this revision on can resume.
+    /// Start of the log: nothing before it is known (start, compaction, repair).
     oldest: u64,
+    /// Per resource, its newest event that the log has dropped. An idle resource stays resumable
+    /// however much happens elsewhere.
+    trimmed: HashMap<Arc<str>, u64>,
     options: StoreOptions,
     topics: HashMap<Arc<str>, watch::Sender<u64>>,
 }
@@ -39,6 +42,7 @@ impl Memory {
             objects: loaded.objects,
             history: VecDeque::new(),
             history_bytes: 0,
+            trimmed: HashMap::new(),
             options,
             topics: HashMap::new(),
         }
@@ -175,12 +179,24 @@ impl Memory {
                 return;
             };
             self.history_bytes -= superseded(&event);
-            self.oldest = event.revision;
+            self.trimmed
+                .insert(Arc::clone(&event.key.resource), event.revision);
         }
+    }
+
+    /// Whether the log still has every event of a resource after a revision.
+    fn check_window(&self, resource: &Arc<str>, revision: u64) -> Result<(), StoreError> {
+        let trimmed = self.trimmed.get(resource).copied().unwrap_or(0);
+        let oldest = self.oldest.max(trimmed);
+        if revision < oldest {
+            return Err(StoreError::Expired { oldest });
+        }
+        Ok(())
     }
 
     pub(super) fn compact(&mut self) {
         self.history.clear();
+        self.trimmed.clear();
         self.history_bytes = 0;
         self.oldest = self.revision;
         self.wake_all();

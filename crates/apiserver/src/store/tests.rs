@@ -233,3 +233,28 @@ async fn acknowledged_writes_survive_two_hundred_crashes_without_page_cache() {
         assert!(store.revision() >= highest);
     }
 }
+
+#[tokio::test]
+async fn a_busy_neighbour_does_not_expire_an_idle_watch() {
+    let options = StoreOptions {
+        history_events: 3,
+        history_bytes: 1 << 20,
+    };
+    let store = open(&LossyMedium::new(), options);
+    store
+        .put(key("mine"), Expect::Absent, object("mine", 1), None)
+        .await
+        .expect("create");
+    let other: Arc<str> = "/leases".into();
+    for i in 0..10u64 {
+        let name = format!("l{i}");
+        let key = Key::new(&other, "default", &name);
+        store
+            .put(key, Expect::Absent, object(&name, i), None)
+            .await
+            .expect("create");
+    }
+    let (events, upto) = store.events_after(&resource(), None, 1).expect("resumable");
+    assert!(events.is_empty());
+    assert_eq!(upto, 11);
+}
