@@ -2,20 +2,28 @@
 //!
 //! Pure: the time is passed in.
 
+mod age;
+mod cluster;
+mod columns;
+mod format;
+mod pod;
+mod workload;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::jsonpath::JsonPath;
 use crate::kinds::Resource;
 
 /// One compiled `additionalPrinterColumns` entry.
 #[derive(Debug, Clone)]
 pub struct CustomColumn {
-    /// The definition as discovery shows it (name, type, format, description, priority).
+    /// The definition as the table shows it (name, type, format, description, priority).
     pub definition: Value,
     /// Its type: `string`, `integer`, `date`, ...
     pub kind: String,
     /// Where the value is.
-    pub path: String,
+    pub path: JsonPath,
 }
 
 /// What goes into a row's `object`.
@@ -62,20 +70,88 @@ pub fn table<'a>(
 
 /// The column definitions of a resource.
 #[must_use]
-pub fn columns(_resource: &Resource) -> Vec<Value> {
-    vec![
-        json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}),
-    ]
+pub fn columns(resource: &Resource) -> Vec<Value> {
+    match &resource.custom {
+        Some(custom) => {
+            let mut out = vec![column("Name", "string", "name", 0)];
+            out.extend(custom.columns.iter().map(|c| c.definition.clone()));
+            out
+        }
+        None => columns::of(&resource.group, &resource.kind)
+            .iter()
+            .map(builtin_column)
+            .collect(),
+    }
+}
+
+fn builtin_column(c: &columns::Column) -> Value {
+    let name = c.trim_start_matches(['#', '+', '?']);
+    let kind = if c.contains('#') {
+        "integer"
+    } else if c.contains('?') {
+        "boolean"
+    } else {
+        "string"
+    };
+    let format = if name == "Name" { "name" } else { "" };
+    column(name, kind, format, i32::from(c.contains('+')))
+}
+
+fn column(name: &str, kind: &str, format: &str, priority: i32) -> Value {
+    json!({"name": name, "type": kind, "format": format, "description": "", "priority": priority})
 }
 
 /// One row.
 #[must_use]
-pub fn row(_resource: &Resource, object: &Value, include: IncludeObject, _now: Timestamp) -> Value {
-    let cells = vec![object["metadata"]["name"].clone()];
-    match include {
-        IncludeObject::None => json!({"cells": cells, "object": null}),
-        IncludeObject::Metadata => json!({"cells": cells, "object": partial_metadata(object)}),
-        IncludeObject::Object => json!({"cells": cells, "object": object}),
+pub fn row(resource: &Resource, object: &Value, include: IncludeObject, now: Timestamp) -> Value {
+    let cells = cells(resource, object, now);
+    let included = match include {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Metadata => partial_metadata(object),
+        IncludeObject::Object => object.clone(),
+    };
+    json!({"cells": cells, "object": included})
+}
+
+fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
+    if let Some(custom) = &resource.custom {
+        let mut out = vec![object["metadata"]["name"].clone()];
+        out.extend(custom.columns.iter().map(|c| c.cell(object, now)));
+        return out;
+    }
+    // table: who prints what.
+    match (resource.group.as_ref(), resource.kind.as_ref()) {
+        ("", "Pod") => pod::cells(object, now),
+        ("", "ReplicationController") => workload::replica_set(object, now),
+        ("apps" | "batch", kind) => workload::cells(kind, object, now),
+        ("events.k8s.io", "Event") => {
+            let mut core = object.clone();
+            crate::kinds::event::to_core(&mut core);
+            cluster::event(&core, now)
+        }
+        _ => cluster::cells(&resource.group, &resource.kind, object, now),
+    }
+}
+
+impl CustomColumn {
+    fn cell(&self, object: &Value, now: Timestamp) -> Value {
+        let found = self.path.find(object);
+        let Some(value) = found.first() else {
+            return Value::Null;
+        };
+        match (self.kind.as_str(), value) {
+            (_, Value::Null) => Value::Null,
+            ("string", Value::String(_)) => (*value).clone(),
+            ("string", other) => Value::String(other.to_string()),
+            ("date", Value::String(time)) => Value::String(age::since_text(time, now)),
+            ("integer", Value::Number(n)) => {
+                #[allow(clippy::cast_possible_truncation)]
+                let whole = n.as_i64().or_else(|| n.as_f64().map(|f| f as i64));
+                whole.map_or(Value::Null, Value::from)
+            }
+            ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => (*value).clone(),
+            _ => Value::Null,
+        }
     }
 }
 
@@ -94,3 +170,6 @@ pub fn partial_metadata_list<'a>(
     let items: Vec<Value> = items.into_iter().map(partial_metadata).collect();
     json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": list_meta, "items": items})
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,10 @@
 //! What the API does to an object between decoding and storing it: strict decoding, defaults and validation, for
-//! built-in kinds and CRDs alike.
+//! built-in kinds and custom resources alike. CRDs themselves are [`crate::crd`]'s.
 //!
-//! The order for create: [`decode`], [`default`], ([`admission::complete_pod`] for pods, mutating webhooks, then
+//! The order for create: [`decode`], [`default`], (mutating admission, then
 //! [`decode`] and [`default`] again), [`prepare_create`] (the uid and the generated name are set by then), [`create`].
 //! For update: [`decode`], [`default`], [`prepare_update`], admission, [`update`].
 
-pub mod admission;
 mod config;
 mod decode;
 mod defaults;
@@ -77,8 +76,6 @@ pub fn default(resource: &Resource, object: &mut Value) {
     }
     if let Some(custom) = &resource.custom {
         custom.schema.fill_defaults(object);
-    } else if resource.kind == "CustomResourceDefinition" {
-        crate::crd::default(object);
     } else {
         defaults::builtin(resource, object);
     }
@@ -144,7 +141,6 @@ fn kind_rules(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<F
         }
         ("rbac.authorization.k8s.io", kind) => config::role_binding(kind, object),
         ("admissionregistration.k8s.io", _) => config::webhooks(object),
-        ("apiextensions.k8s.io", _) => crate::crd::validate(object, old),
         _ => Vec::new(),
     }
 }
