@@ -7,6 +7,9 @@ use crate::InjectError;
 /// Name of the annotation that holds a pod's own proxy configuration.
 const ANNOTATION: &str = "proxy.istio.io/config";
 
+/// Fields that hold settings by name.
+const MERGED: [&str; 2] = ["proxyMetadata", "runtimeValues"];
+
 /// Merges the mesh's proxy configuration and the pod's own.
 pub(crate) fn effective(
     defaults: &Map<String, Value>,
@@ -34,12 +37,13 @@ pub(crate) fn effective(
     Ok(merged)
 }
 
-/// Fields of the second win; objects merge, lists add up.
+/// Fields of the second replace those of the first, except for maps of settings, which merge by key.
 fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
-            (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
-            (Some(Value::Array(old)), Value::Array(new)) => old.extend(new),
+            (Some(Value::Object(old)), Value::Object(new)) if MERGED.contains(&key.as_str()) => {
+                old.extend(new)
+            }
             (_, value) => {
                 into.insert(key, value);
             }
