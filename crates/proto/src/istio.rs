@@ -1,3 +1,5 @@
 //! Messages that Istio defines itself and no public crate carries.
 
 pub mod ca;
+pub mod filters;
+pub mod nds;

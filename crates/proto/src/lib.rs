@@ -1,3 +1,9 @@
-//! Wire messages: Envoy's xDS types re-exported, and Istio's own.
+//! Wire messages: Envoy's xDS types re-exported, Istio's own, and the proto3 JSON mapping over all of them.
+//!
+//! Nothing here judges a configuration; `compile` does.
 
+pub mod any;
 pub mod istio;
+pub mod json;
+
+pub use envoy_types::pb::{envoy, google, udpa, xds};

@@ -226,9 +226,9 @@ pub enum LogFilter {
     /// A share of requests.
     Runtime(Fraction),
     /// All.
-    And(Vec<LogFilter>),
+    And(Vec<Self>),
     /// Any.
-    Or(Vec<LogFilter>),
+    Or(Vec<Self>),
     /// A request header.
     Header(Box<HeaderMatcher>),
     /// Any of these flags; an empty set is any flag.

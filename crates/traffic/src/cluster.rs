@@ -393,7 +393,7 @@ pub enum Transport {
     /// TLS.
     Tls(Arc<UpstreamTls>),
     /// A PROXY protocol header (version 1 or 2), then the inner transport.
-    ProxyProtocol(u8, Box<Transport>),
+    ProxyProtocol(u8, Box<Self>),
 }
 
 /// HTTP settings of a cluster.

@@ -56,9 +56,9 @@ pub enum JsonNode {
     /// A constant.
     Literal(Value),
     /// An object, in order.
-    Object(Vec<(Str, JsonNode)>),
+    Object(Vec<(Str, Self)>),
     /// A list.
-    List(Vec<JsonNode>),
+    List(Vec<Self>),
 }
 
 /// Command operators.

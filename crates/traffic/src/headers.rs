@@ -53,7 +53,7 @@ pub trait RequestHeadMut: RequestHead + HeadersMut {
 
 impl Headers for HeaderMap {
     fn get(&self, name: &HeaderName) -> Option<&[u8]> {
-        HeaderMap::get(self, name).map(HeaderValue::as_bytes)
+        Self::get(self, name).map(HeaderValue::as_bytes)
     }
 
     fn for_each<'a>(&'a self, name: &HeaderName, each: &mut dyn FnMut(&'a [u8])) {
@@ -65,7 +65,7 @@ impl Headers for HeaderMap {
 
 impl HeadersMut for HeaderMap {
     fn append(&mut self, name: &HeaderName, value: HeaderValue) {
-        HeaderMap::append(self, name, value);
+        Self::append(self, name, value);
     }
 
     fn set(&mut self, name: &HeaderName, value: HeaderValue) {
@@ -73,7 +73,7 @@ impl HeadersMut for HeaderMap {
     }
 
     fn remove(&mut self, name: &HeaderName) {
-        HeaderMap::remove(self, name);
+        Self::remove(self, name);
     }
 }
 

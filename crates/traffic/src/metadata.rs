@@ -17,9 +17,9 @@ pub enum Value {
     /// A string.
     String(Str),
     /// A list.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// An object.
-    Struct(BTreeMap<Str, Value>),
+    Struct(BTreeMap<Str, Self>),
 }
 
 impl Value {
@@ -113,9 +113,9 @@ pub enum ValueMatcher {
     /// True: any value; false: none.
     Present(bool),
     /// Some element of a list matches.
-    ListOneOf(Box<ValueMatcher>),
+    ListOneOf(Box<Self>),
     /// Any of these matches.
-    Or(Vec<ValueMatcher>),
+    Or(Vec<Self>),
 }
 
 impl ValueMatcher {

@@ -60,11 +60,11 @@ pub struct Policy {
 #[derive(Debug, Clone)]
 pub enum Permission {
     /// All.
-    And(Vec<Permission>),
+    And(Vec<Self>),
     /// Any.
-    Or(Vec<Permission>),
+    Or(Vec<Self>),
     /// Negation.
-    Not(Box<Permission>),
+    Not(Box<Self>),
     /// Anything (true) or nothing (false).
     Any(bool),
     /// Request header.
@@ -89,11 +89,11 @@ pub enum Permission {
 #[derive(Debug, Clone)]
 pub enum Principal {
     /// All.
-    And(Vec<Principal>),
+    And(Vec<Self>),
     /// Any.
-    Or(Vec<Principal>),
+    Or(Vec<Self>),
     /// Negation.
-    Not(Box<Principal>),
+    Not(Box<Self>),
     /// Anyone (true) or no one (false).
     Any(bool),
     /// A TLS client, with this name when one is asked.

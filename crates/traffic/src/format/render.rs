@@ -159,7 +159,7 @@ fn path(query: bool, kind: PathKind, heads: Heads<'_>, out: &mut Vec<u8>) -> boo
     let value = match kind {
         PathKind::Original => original,
         PathKind::Present => Some(request.path()),
-        PathKind::OriginalOrPresent => original.or(Some(request.path())),
+        PathKind::OriginalOrPresent => original.or_else(|| Some(request.path())),
     };
     value.is_some_and(|value| text_bytes(if query { value } else { split_query(value).0 }, out))
 }

@@ -1,0 +1,227 @@
+//! The flat table of message, field and enum names that `build.rs` writes.
+
+static TABLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/messages.bin"));
+
+const HEAD: usize = 16;
+const MESSAGE: usize = 16;
+const FIELD: usize = 20;
+const ENUM: usize = 16;
+const VALUE: usize = 12;
+
+/// Field kinds, as `google.protobuf.FieldDescriptorProto.Type` numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Double,
+    Float,
+    Int64,
+    Uint64,
+    Int32,
+    Fixed64,
+    Fixed32,
+    Bool,
+    String,
+    Message,
+    Bytes,
+    Uint32,
+    Enum,
+    Sfixed32,
+    Sfixed64,
+    Sint32,
+    Sint64,
+}
+
+/// One message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Message {
+    pub(super) name: &'static str,
+    first: usize,
+    count: usize,
+}
+
+/// One field.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field {
+    pub(super) number: u32,
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) repeated: bool,
+    pub(super) map: bool,
+    pub(super) sensitive: bool,
+    pub(super) oneof: Option<u32>,
+    target: usize,
+}
+
+/// One enum.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Enum {
+    pub(super) name: &'static str,
+    first: usize,
+    count: usize,
+}
+
+fn word(at: usize) -> u32 {
+    u32::from_le_bytes(TABLE[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn size(at: usize) -> usize {
+    word(at) as usize
+}
+
+fn text(offset: usize, length: usize) -> &'static str {
+    let names = values_at() + size(12) * VALUE;
+    std::str::from_utf8(&TABLE[names + offset..names + offset + length]).expect("names are ASCII")
+}
+
+fn fields_at() -> usize {
+    HEAD + size(0) * MESSAGE
+}
+
+fn enums_at() -> usize {
+    fields_at() + size(4) * FIELD
+}
+
+fn values_at() -> usize {
+    enums_at() + size(8) * ENUM
+}
+
+fn message_at(index: usize) -> Message {
+    let at = HEAD + index * MESSAGE;
+    Message {
+        name: text(size(at), size(at + 4)),
+        first: size(at + 8),
+        count: size(at + 12),
+    }
+}
+
+/// Finds a message by its full name.
+pub(super) fn message(name: &str) -> Option<Message> {
+    let (mut low, mut high) = (0, size(0));
+    while low < high {
+        let middle = low.midpoint(high);
+        let found = message_at(middle);
+        match found.name.cmp(name) {
+            std::cmp::Ordering::Equal => return Some(found),
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+        }
+    }
+    None
+}
+
+impl Message {
+    pub(super) fn fields(self) -> impl Iterator<Item = Field> {
+        (self.first..self.first + self.count).map(Field::at)
+    }
+
+    /// Finds a field by its proto name or its JSON name.
+    pub(super) fn field_named(self, name: &str) -> Option<Field> {
+        self.fields()
+            .find(|field| field.name == name || is_json_name(field.name, name))
+    }
+
+    pub(super) fn field(self, number: u32) -> Option<Field> {
+        self.fields().find(|field| field.number == number)
+    }
+}
+
+/// `max_connections` is `maxConnections` in JSON.
+fn is_json_name(proto: &str, name: &str) -> bool {
+    let mut upper = false;
+    let mut camel = proto.chars().filter_map(|c| {
+        if c == '_' {
+            upper = true;
+            return None;
+        }
+        Some(if std::mem::take(&mut upper) {
+            c.to_ascii_uppercase()
+        } else {
+            c
+        })
+    });
+    let mut wanted = name.chars();
+    loop {
+        match (camel.next(), wanted.next()) {
+            (None, None) => return true,
+            (a, b) if a != b => return false,
+            _ => {}
+        }
+    }
+}
+
+impl Field {
+    fn at(index: usize) -> Self {
+        let at = fields_at() + index * FIELD;
+        let length = u16::from_le_bytes([TABLE[at + 16], TABLE[at + 17]]);
+        let flags = TABLE[at + 19];
+        Self {
+            number: word(at),
+            name: text(size(at + 4), usize::from(length)),
+            target: size(at + 8),
+            oneof: Some(word(at + 12)).filter(|index| *index != u32::MAX),
+            kind: kind(TABLE[at + 18]),
+            repeated: flags & 1 != 0,
+            map: flags & 2 != 0,
+            sensitive: flags & 4 != 0,
+        }
+    }
+
+    /// The message of a message field (the entry, for a map).
+    pub(super) fn message(self) -> Message {
+        message_at(self.target)
+    }
+
+    /// The enum of an enum field.
+    pub(super) fn enumeration(self) -> Enum {
+        let at = enums_at() + self.target * ENUM;
+        Enum {
+            name: text(size(at), size(at + 4)),
+            first: size(at + 8),
+            count: size(at + 12),
+        }
+    }
+}
+
+impl Enum {
+    pub(super) fn values(self) -> impl Iterator<Item = (&'static str, i32)> {
+        (self.first..self.first + self.count).map(|index| {
+            let at = values_at() + index * VALUE;
+            (text(size(at), size(at + 4)), word(at + 8).cast_signed())
+        })
+    }
+}
+
+// table: descriptor numbers
+fn kind(number: u8) -> Kind {
+    match number {
+        1 => Kind::Double,
+        2 => Kind::Float,
+        3 => Kind::Int64,
+        4 => Kind::Uint64,
+        5 => Kind::Int32,
+        6 => Kind::Fixed64,
+        7 => Kind::Fixed32,
+        8 => Kind::Bool,
+        9 => Kind::String,
+        11 => Kind::Message,
+        12 => Kind::Bytes,
+        13 => Kind::Uint32,
+        14 => Kind::Enum,
+        15 => Kind::Sfixed32,
+        16 => Kind::Sfixed64,
+        17 => Kind::Sint32,
+        _ => Kind::Sint64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_names_are_camel_case() {
+        assert!(is_json_name("max_connections", "maxConnections"));
+        assert!(is_json_name("http1_safe_max", "http1SafeMax"));
+        assert!(!is_json_name("max_connections", "maxConnection"));
+        assert!(!is_json_name("max", "maxConnections"));
+    }
+}
