@@ -12,7 +12,6 @@ const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
 const NEWROUTE: u16 = 24;
-const DELROUTE: u16 = 25;
 const GETROUTE: u16 = 26;
 const NEWRULE: u16 = 32;
 
@@ -232,15 +231,6 @@ impl RouteSocket {
         })
     }
 
-    /// Deletes a route.
-    pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
-        let mut buffer = Buffer::new();
-        buffer.message(DELROUTE, REQUEST | ACK, |b| route_body(b, route));
-        self.0.transact(&mut buffer, 0, || {
-            format!("delete route to {}/{}", route.destination, route.prefix)
-        })
-    }
-
     /// The prefix length of the route that a packet to `destination` would take; `None` when there
     /// is none.
     pub(crate) fn matching_prefix(
@@ -306,15 +296,6 @@ impl RouteSocket {
         self.0.transact(&mut buffer, 0, || {
             format!("add routing rule for mark {mark:#x}")
         })
-    }
-
-    /// Whether a link of this name exists.
-    pub(crate) fn link_exists(&mut self, name: &str) -> Result<bool, NetlinkError> {
-        match self.link_index(name) {
-            Ok(_) => Ok(true),
-            Err(e) if e.errno() == libc::ENODEV => Ok(false),
-            Err(e) => Err(e),
-        }
     }
 }
 

@@ -228,7 +228,11 @@ impl Program<'_> {
         if let Err(e) = reset_signals() {
             return SpawnError::step("reset signals", e);
         }
-        let cwd = self.process.cwd.as_deref().unwrap_or(Path::new("/"));
+        let cwd = self
+            .process
+            .cwd
+            .as_deref()
+            .unwrap_or_else(|| Path::new("/"));
         if let Err(e) = chdir(cwd) {
             return SpawnError::step(format!("change to directory {}", cwd.display()), e);
         }

@@ -1,0 +1,510 @@
+//! Containers: what they see, how they start, end and are entered.
+
+use crate::Case;
+use crate::world::{DEADLINE, Pod, World, container, process, processes_with, until};
+use meltemi_capture::privilege::Mode;
+use meltemi_capture::spawn::{
+    Capability, ContainerSpec, ExitStatus, Mount, OWN_BINARY, Running, SandboxId, SpawnError, Stdio,
+};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_container_sees_its_own_files_and_has_no_privileges",
+        own_view,
+    ),
+    ("a_named_capability_is_kept", kept_capability),
+    (
+        "a_read_only_root_leaves_only_volumes_writable",
+        read_only_root,
+    ),
+    ("exit_codes_and_signals_are_told", exit_statuses),
+    ("a_foreign_program_stops_on_sigterm", foreign_program_stops),
+    (
+        "grandchildren_with_a_session_of_their_own_die_with_the_container",
+        setsid_grandchild,
+    ),
+    ("failed_starts_say_which_step", failed_starts),
+    ("commands_run_inside_a_running_container", exec_inside),
+    ("a_terminal_can_be_used", terminal),
+    ("an_inherited_listener_serves_the_host", inherited_listener),
+    ("many_containers_start_and_end_at_once", many_at_once),
+    ("removing_a_sandbox_ends_its_containers", removed_sandbox),
+];
+
+struct Bench {
+    world: World,
+    pod: Pod,
+    sandbox: SandboxId,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let world = World::new();
+        let pod = world.pod(2);
+        let sandbox = world.sandbox(&pod.netns, "shop-1");
+        Self {
+            world,
+            pod,
+            sandbox,
+        }
+    }
+
+    fn start(&self, spec: ContainerSpec) -> Result<(Running, BufReader<File>), SpawnError> {
+        let (reader, writer) = pipe();
+        let stdio = Stdio {
+            stdout: Some(writer.try_clone().unwrap()),
+            stderr: Some(writer),
+            ..Stdio::default()
+        };
+        let start = self
+            .world
+            .spawner
+            .start_container(self.sandbox, spec, stdio);
+        let running = self.world.runtime.block_on(start)?;
+        Ok((running, BufReader::new(reader)))
+    }
+
+    fn wait(&self, running: &mut Running) -> ExitStatus {
+        self.world.runtime.block_on(async {
+            tokio::time::timeout(DEADLINE, running.wait())
+                .await
+                .expect("ends in time")
+                .expect("status")
+        })
+    }
+
+    fn kill(&self, running: &Running, signal: i32) {
+        self.world
+            .runtime
+            .block_on(self.world.spawner.kill(running.id, signal))
+            .expect("kill");
+    }
+
+    /// Runs to the end; the facts that the report role printed.
+    fn facts(&self, spec: ContainerSpec) -> HashMap<String, String> {
+        let (mut running, mut output) = self.start(spec).expect("starts");
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        let status = self.wait(&mut running);
+        assert_eq!(status.code, 0, "{text}");
+        text.lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+}
+
+fn pipe() -> (File, OwnedFd) {
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    (reader.into(), writer)
+}
+
+fn report() -> ContainerSpec {
+    container(&[OWN_BINARY, "role", "report"])
+}
+
+/// A directory outside with one file, readable by everyone.
+fn source(content: &str) -> (tempfile::TempDir, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::write(directory.path().join("file"), content).unwrap();
+    let path = directory.path().to_owned();
+    (directory, path)
+}
+
+fn with_volumes() -> (ContainerSpec, tempfile::TempDir, tempfile::TempDir) {
+    let (read_only, ro_path) = source("config");
+    let (writable, rw_path) = source("data");
+    // Not in /tmp, which is covered anyway.
+    let masked = PathBuf::from("/usr/share/common-licenses");
+    let bind = |source: PathBuf, target: &str, read_only| Mount::Bind {
+        source,
+        target: target.into(),
+        read_only,
+    };
+    let spec = ContainerSpec {
+        mounts: vec![
+            bind(ro_path.clone(), "/etc/made/up", true),
+            bind(rw_path.clone(), "/data/nested", false),
+            bind(rw_path, "/volume", false),
+            bind(ro_path.join("file"), "/etc/token", true),
+            Mount::Tmpfs {
+                target: "/var/run/secrets/deep".into(),
+                size: None,
+            },
+        ],
+        masked: vec![masked],
+        ..report()
+    };
+    (spec, read_only, writable)
+}
+
+fn own_view() {
+    let bench = Bench::new();
+    let (spec, _ro, rw) = with_volumes();
+    let facts = bench.facts(spec);
+    let fact = |key: &str| facts.get(key).map_or("missing", String::as_str);
+    assert_eq!(fact("pid"), "1");
+    assert_eq!(fact("processes"), "1");
+    assert_eq!(fact("descriptors"), "3");
+    assert_eq!(fact("CapEff:"), "0000000000000000");
+    assert_eq!(fact("CapBnd:"), "0000000000000000");
+    assert_eq!(fact("NoNewPrivs:"), "1");
+    assert_eq!(fact("SigBlk:"), "0000000000000000");
+    assert_eq!(fact("Uid: 1000 1000 1000"), "1000");
+    assert_eq!(fact("mark"), libc::EPERM.to_string());
+    assert_eq!(fact("port80"), "0");
+    assert_eq!(fact("entries /tmp"), "0");
+    assert_eq!(fact("entries /usr/share/common-licenses"), "0", "masked");
+    assert_eq!(fact("file /etc/hostname"), "shop-1");
+    assert_eq!(fact("file /etc/resolv.conf nameserver"), "10.96.0.10");
+    assert_eq!(fact("file /data/nested/file"), "data");
+    assert_eq!(fact("file /etc/made/up/file"), "config");
+    assert_eq!(fact("file /etc/token"), "config");
+    for path in [
+        "/tmp/new",
+        "/run/new",
+        "/data/nested/new",
+        "/volume/new",
+        "/run/secrets/deep/new",
+    ] {
+        assert_eq!(fact(&format!("write {path}")), "0", "{path}");
+    }
+    assert_eq!(fact("write /etc/made/up/new"), libc::EROFS.to_string());
+    assert!(
+        rw.path().join("new").exists(),
+        "a volume is the host's directory"
+    );
+    for path in [
+        "/data",
+        "/volume",
+        "/etc/made",
+        "/etc/token",
+        "/run/secrets/deep",
+        "/tmp/new",
+    ] {
+        assert!(
+            !std::path::Path::new(path).exists(),
+            "{path} was made on the host"
+        );
+    }
+}
+
+fn kept_capability() {
+    let bench = Bench::new();
+    let facts = bench.facts(ContainerSpec {
+        capabilities: vec![Capability::NetRaw],
+        ..report()
+    });
+    assert_eq!(facts["CapEff:"], format!("{:016x}", 1 << 13));
+    assert_eq!(facts["mark"], "0");
+    if bench.world.mode == Mode::Root {
+        let root = ContainerSpec {
+            user: None,
+            ..report()
+        };
+        assert_eq!(
+            bench.facts(root)["CapEff:"],
+            "0000000000000000",
+            "root by name only"
+        );
+    }
+}
+
+fn read_only_root() {
+    let bench = Bench::new();
+    let (spec, _ro, _rw) = with_volumes();
+    let facts = bench.facts(ContainerSpec {
+        read_only_root: true,
+        ..spec
+    });
+    for path in ["/tmp/new", "/run/new", "/data/nested/new", "/volume/new"] {
+        assert_eq!(facts[&format!("write {path}")], "0", "{path}");
+    }
+    if bench.world.mode == Mode::Root {
+        let root = ContainerSpec {
+            user: None,
+            read_only_root: true,
+            ..report()
+        };
+        assert_eq!(bench.facts(root)["write /etc/new"], libc::EROFS.to_string());
+    }
+}
+
+fn exit_statuses() {
+    let bench = Bench::new();
+    for init in [false, true] {
+        let run = |script: &str| {
+            let spec = ContainerSpec {
+                init,
+                ..container(&["sh", "-c", script])
+            };
+            let (mut running, _) = bench.start(spec).unwrap();
+            bench.wait(&mut running)
+        };
+        assert_eq!(
+            run("exit 0"),
+            ExitStatus {
+                code: 0,
+                signal: None
+            }
+        );
+        assert_eq!(
+            run("exit 3"),
+            ExitStatus {
+                code: 3,
+                signal: None
+            }
+        );
+    }
+    let (mut running, _) = bench.start(container(&["sleep", "1000"])).unwrap();
+    bench.kill(&running, libc::SIGKILL);
+    assert_eq!(
+        bench.wait(&mut running),
+        ExitStatus {
+            code: 137,
+            signal: Some(9)
+        }
+    );
+    bench.kill(&running, libc::SIGKILL);
+}
+
+fn foreign_program_stops() {
+    let bench = Bench::new();
+    let spec = ContainerSpec {
+        init: true,
+        ..container(&["sleep", "1000"])
+    };
+    let (mut running, _) = bench.start(spec).unwrap();
+    bench.kill(&running, libc::SIGTERM);
+    assert_eq!(bench.wait(&mut running).code, 128 + libc::SIGTERM);
+}
+
+fn setsid_grandchild() {
+    let bench = Bench::new();
+    // As an argument that occurs nowhere else.
+    let marker = format!("98765{}", std::process::id());
+    let script = format!("setsid sleep {marker} & sleep {marker} & echo ready; wait");
+    for init in [false, true] {
+        let spec = ContainerSpec {
+            init,
+            ..container(&["sh", "-c", &script])
+        };
+        let (mut running, mut output) = bench.start(spec).unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        until("both run", || processes_with(&marker).len() >= 3);
+        bench.kill(&running, libc::SIGKILL);
+        bench.wait(&mut running);
+        until("all have gone", || processes_with(&marker).is_empty());
+    }
+}
+
+fn failed_starts() {
+    let bench = Bench::new();
+    let failure = |spec: ContainerSpec| match bench.start(spec) {
+        Err(SpawnError::Failed { step, errno, .. }) => (step, errno),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it started"),
+    };
+    for init in [false, true] {
+        let nope = ContainerSpec {
+            init,
+            ..container(&["/bin/nope"])
+        };
+        assert_eq!(failure(nope), ("run /bin/nope".to_owned(), libc::ENOENT));
+    }
+    assert_eq!(
+        failure(container(&["nope"])),
+        ("run nope".to_owned(), libc::ENOENT)
+    );
+    let mut cwd = container(&["true"]);
+    cwd.process.cwd = Some("/nowhere".into());
+    assert_eq!(
+        failure(cwd),
+        ("change to directory /nowhere".to_owned(), libc::ENOENT)
+    );
+    let missing = Mount::Bind {
+        source: "/nowhere".into(),
+        target: "/data".into(),
+        read_only: true,
+    };
+    let spec = ContainerSpec {
+        mounts: vec![missing],
+        ..container(&["true"])
+    };
+    assert_eq!(failure(spec), ("bind /nowhere".to_owned(), libc::ENOENT));
+    let gone =
+        bench
+            .world
+            .spawner
+            .start_container(SandboxId(999), container(&["true"]), Stdio::default());
+    assert!(matches!(
+        bench.world.runtime.block_on(gone),
+        Err(SpawnError::Unknown)
+    ));
+}
+
+fn exec_inside() {
+    let bench = Bench::new();
+    let spec = ContainerSpec {
+        init: true,
+        ..container(&[OWN_BINARY, "role", "wait"])
+    };
+    let (host, mut output) = bench.start(spec).unwrap();
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let run = |argv: &[&str]| {
+        let (mut reader, writer) = pipe();
+        let stdio = Stdio {
+            stdout: Some(writer),
+            ..Stdio::default()
+        };
+        let exec = bench.world.spawner.exec(host.id, process(argv), stdio);
+        let mut running = bench.world.runtime.block_on(exec)?;
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        Ok::<_, SpawnError>((bench.wait(&mut running).code, text))
+    };
+    assert_eq!(
+        run(&["cat", "/etc/hostname"]).unwrap(),
+        (0, "shop-1\n".to_owned())
+    );
+    assert_eq!(
+        run(&["sh", "-c", "hostname; exit 4"]).unwrap(),
+        (4, "shop-1\n".to_owned())
+    );
+    let (_, text) = run(&[OWN_BINARY, "role", "report"]).unwrap();
+    assert!(
+        text.contains("CapEff: 0000000000000000") && text.contains("port80 0"),
+        "{text}"
+    );
+    let (_, text) = run(&["sh", "-c", "cat /proc/1/cmdline"]).unwrap();
+    assert!(!text.contains("systemd"), "its own process tree: {text}");
+    assert!(matches!(
+        run(&["nope"]),
+        Err(SpawnError::Failed {
+            errno: libc::ENOENT,
+            ..
+        })
+    ));
+    // The platform itself has not moved.
+    let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    let theirs = std::fs::read_link(format!("/proc/{}/ns/mnt", host.pid)).unwrap();
+    assert_ne!(own, theirs);
+    bench.kill(&host, libc::SIGKILL);
+    let exec = bench.world.spawner.exec(
+        meltemi_capture::spawn::ProcessId(9999),
+        process(&["true"]),
+        Stdio::default(),
+    );
+    assert!(matches!(
+        bench.world.runtime.block_on(exec),
+        Err(SpawnError::Unknown)
+    ));
+}
+
+fn terminal() {
+    let bench = Bench::new();
+    let (controller, terminal) = meltemi_capture::spawn::open_terminal(123, 45).unwrap();
+    let stdio = Stdio {
+        stdin: Some(terminal.try_clone().unwrap()),
+        stdout: Some(terminal.try_clone().unwrap()),
+        stderr: Some(terminal),
+        terminal: true,
+        ..Stdio::default()
+    };
+    let spec = ContainerSpec {
+        init: true,
+        ..container(&["sh", "-c", "stty size < /dev/tty"])
+    };
+    let start = bench
+        .world
+        .spawner
+        .start_container(bench.sandbox, spec, stdio);
+    let mut running = bench.world.runtime.block_on(start).unwrap();
+    // Kept open: closing it would hang up on the shell.
+    let mut controller = BufReader::new(File::from(controller));
+    let mut line = String::new();
+    controller.read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "45 123");
+    assert_eq!(bench.wait(&mut running).code, 0);
+}
+
+fn inherited_listener() {
+    let bench = Bench::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (reader, writer) = pipe();
+    let stdio = Stdio {
+        stdout: Some(writer),
+        inherited: vec![(listener.into(), 9)],
+        ..Stdio::default()
+    };
+    let spec = container(&[OWN_BINARY, "role", "greet", "9"]);
+    let start = bench
+        .world
+        .spawner
+        .start_container(bench.sandbox, spec, stdio);
+    let mut running = bench.world.runtime.block_on(start).unwrap();
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).unwrap();
+    let mut text = String::new();
+    std::net::TcpStream::connect(address)
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(
+        text, "hello 127.0.0.1",
+        "the real client, although the process is in a pod"
+    );
+    assert_eq!(bench.wait(&mut running).code, 0);
+    assert_eq!(bench.pod.address.octets()[3], 2);
+}
+
+fn many_at_once() {
+    let bench = Bench::new();
+    bench.world.runtime.block_on(async {
+        let mut all = Vec::new();
+        for number in 0..40u8 {
+            let spec = container(&["sh", "-c", &format!("exit {number}")]);
+            let spawner = bench.world.spawner.clone();
+            let sandbox = bench.sandbox;
+            all.push(tokio::spawn(async move {
+                let mut running = spawner
+                    .start_container(sandbox, spec, Stdio::default())
+                    .await?;
+                Ok::<_, SpawnError>((number, running.wait().await?))
+            }));
+        }
+        for task in all {
+            let (number, status) = tokio::time::timeout(DEADLINE, task)
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+            assert_eq!(status.code, i32::from(number));
+        }
+    });
+}
+
+fn removed_sandbox() {
+    let bench = Bench::new();
+    let (mut running, _) = bench.start(container(&["sleep", "1000"])).unwrap();
+    bench
+        .world
+        .runtime
+        .block_on(bench.world.spawner.remove_sandbox(bench.sandbox))
+        .unwrap();
+    assert_eq!(bench.wait(&mut running).signal, Some(9));
+    assert!(matches!(
+        bench.start(container(&["true"])),
+        Err(SpawnError::Unknown)
+    ));
+}
