@@ -90,11 +90,7 @@ impl Memory {
                 items: current().collect(),
             });
         };
-        if at < self.oldest {
-            return Err(StoreError::Expired {
-                oldest: self.oldest,
-            });
-        }
+        self.check_window(resource, at)?;
         // Undo the log backwards: cheap, because the log is short and most of it is of other resources.
         let mut items: BTreeMap<Key, Arc<Stored>> = current().collect();
         for event in self.history.iter().rev().take_while(|e| e.revision > at) {
@@ -118,11 +114,7 @@ impl Memory {
         namespace: Option<&str>,
         revision: u64,
     ) -> Result<(Vec<Arc<Event>>, u64), StoreError> {
-        if revision < self.oldest {
-            return Err(StoreError::Expired {
-                oldest: self.oldest,
-            });
-        }
+        self.check_window(resource, revision)?;
         let start = self.history.partition_point(|e| e.revision <= revision);
         let events = self
             .history

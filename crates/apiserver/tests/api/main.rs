@@ -1,0 +1,8 @@
+//! The API server through its own protocol: the real kubectl, raw requests, and crashes.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod crash;
+mod kubectl;
+mod requests;
+mod support;
