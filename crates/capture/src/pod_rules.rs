@@ -137,9 +137,18 @@ pub fn install(config: &CaptureConfig) -> Result<(), CaptureError> {
     if config.mode == InterceptionMode::Tproxy {
         deliver_marked_locally(config.tproxy_table)?;
     }
+    let mut nft = NftSocket::open()?;
     let mut batch = Batch::new(Family::Inet, TABLE);
+    batch.add_new_table();
     rules::write(&mut batch, config);
-    Ok(NftSocket::open()?.commit(batch)?)
+    match nft.commit(batch) {
+        Err(e) if e.errno() == libc::EEXIST => {}
+        other => return Ok(other?),
+    }
+    let mut batch = Batch::new(Family::Inet, TABLE);
+    batch.replace_table();
+    rules::write(&mut batch, config);
+    Ok(nft.commit(batch)?)
 }
 
 /// Removes the rules from the calling thread's network namespace. Harmless when there are none.

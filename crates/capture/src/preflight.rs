@@ -60,7 +60,7 @@ pub fn check(mode: Mode) -> Result<Findings, Missing> {
     })?;
     tables(&mut nft)?;
     for (module, hook, rule) in expressions() {
-        try_rule(&mut nft, hook, rule).map_err(|e| {
+        try_rule(&mut nft, module, hook, &rule).map_err(|e| {
             let remedy = format!(
                 "load the kernel module {module} (`modprobe {module}`), or use a kernel that has it"
             );
@@ -71,8 +71,15 @@ pub fn check(mode: Mode) -> Result<Findings, Missing> {
         immediate(R0, &15006u16.to_be_bytes()),
         transparent_proxy(libc::AF_INET, None, R0),
     ];
-    let tproxy = try_rule(&mut nft, MANGLE, vec![protocol(TCP), transparent]).is_ok();
-    redirected_connection(&scratch)?;
+    let tproxy = try_rule(
+        &mut nft,
+        "nft_tproxy",
+        MANGLE,
+        &[protocol(TCP), transparent],
+    )
+    .is_ok();
+    // In the namespace that has no leftovers of the rules above.
+    redirected_connection(&peer)?;
     let mut findings = Findings {
         tproxy,
         ..Findings::default()
@@ -155,7 +162,7 @@ fn expressions() -> Vec<(&'static str, Hook, Vec<Part>)> {
                 conntrack_set(Conntrack::Mark, R0),
             ]],
         ),
-        ("nft_ct with zones", RAW_OUT, vec![set_zone(1)]),
+        ("nft_ct zones", RAW_OUT, vec![set_zone(1)]),
         ("nft_meta", FILTER_OUT, vec![vec![meta(Meta::SkUid, R0)]]),
     ]
 }
@@ -213,26 +220,32 @@ fn tables(nft: &mut NftSocket) -> Result<(), Missing> {
     })
 }
 
-fn try_rule(nft: &mut NftSocket, hook: Hook, rule: Vec<Part>) -> Result<(), NetlinkError> {
+/// Tables of their own, left to end with the namespace: deleting a hook waits for milliseconds.
+fn try_rule(
+    nft: &mut NftSocket,
+    table: &str,
+    hook: Hook,
+    rule: &[Part],
+) -> Result<(), NetlinkError> {
     // IPv4 only: what the service table uses, and `inet` takes the same expressions.
-    let mut batch = Batch::new(Family::Ip, TABLE);
-    batch.replace_table();
+    let mut batch = Batch::new(Family::Ip, table);
+    batch.add_table();
     batch.add_chain("probe", Some(hook));
-    batch.add_rule("probe", &rule);
-    nft.commit(batch)?;
-    let mut batch = Batch::new(Family::Ip, TABLE);
-    batch.delete_table();
+    batch.add_rule("probe", rule);
     nft.commit(batch)
 }
 
 /// A real connection, redirected and asked for its original destination.
-fn redirected_connection(scratch: &NetNs) -> Result<(), Missing> {
+fn redirected_connection(netns: &NetNs) -> Result<(), Missing> {
     let try_it = || -> io::Result<()> {
+        RouteSocket::open()
+            .and_then(|mut route| route.set_up(LOOPBACK, &[]))
+            .map_err(|e| e.source)?;
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         let port = listener.local_addr()?.port();
         let dialled = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port ^ 1);
         let mut batch = Batch::new(Family::Inet, TABLE);
-        batch.replace_table();
+        batch.add_table();
         batch.add_chain("probe", Some(NAT_OUT));
         batch.add_rule(
             "probe",
@@ -253,7 +266,7 @@ fn redirected_connection(scratch: &NetNs) -> Result<(), Missing> {
             Err(io::Error::other(format!("{original} instead of {dialled}")))
         }
     };
-    in_netns(scratch, try_it).map_err(|source| Missing {
+    in_netns(netns, try_it).map_err(|source| Missing {
         what: "redirected connections do not tell their original destination".to_owned(),
         remedy: "connection tracking (nf_conntrack) has to work in network namespaces".to_owned(),
         source,

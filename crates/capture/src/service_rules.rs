@@ -10,7 +10,8 @@ use crate::netlink::nft::expression::{
     transparent_proxy, verdict_map,
 };
 use crate::netlink::nft::matching::{
-    Part, TCP, UDP, destination, dnat_to, from_link_prefix, not_protocol, protocol, set_mark, then,
+    Part, TCP, UDP, destination_in_family, dnat_to, from_link_prefix, not_protocol, protocol,
+    set_mark, then,
 };
 use crate::netlink::nft::{
     Batch, DataType, Element, Family, Hook, HookPoint, MapValue, NftSocket, SetRef, Value,
@@ -240,7 +241,7 @@ impl ServiceTable {
     fn add_refusals(&self, batch: &mut Batch) {
         batch.add_chain("nosvc", None);
         for network in &self.config.refuse {
-            let unknown = destination(Is::Equal, range(network));
+            let unknown = destination_in_family(Is::Equal, range(network));
             batch.add_rule(
                 "nosvc",
                 &[unknown.clone(), protocol(TCP), vec![reject_reset()]],
@@ -270,7 +271,7 @@ impl ServiceTable {
                 self.config
                     .inside
                     .iter()
-                    .map(|n| destination(Is::Different, range(n))),
+                    .map(|n| destination_in_family(Is::Different, range(n))),
             )
             .collect();
         if let Some(listener) = self.config.egress_tcp {

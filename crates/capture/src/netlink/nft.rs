@@ -6,7 +6,7 @@
 pub(crate) mod expression;
 pub(crate) mod matching;
 
-use super::message::{APPEND, Buffer, CREATE, REQUEST};
+use super::message::{APPEND, Buffer, CREATE, EXCL, REQUEST};
 use super::socket::{NetlinkError, NetlinkSocket};
 use crate::netns::NetNs;
 use expression::{Expression, Verdict, data_value, data_verdict};
@@ -123,9 +123,9 @@ impl DataType {
         number: 13,
         length: 2,
     };
-    /// A number in host order.
+    /// A number in host order; shown as a mark, because plain numbers have no type of their own.
     pub(crate) const INTEGER: Self = Self {
-        number: 4,
+        number: 19,
         length: 4,
     };
 
@@ -209,7 +209,14 @@ impl Batch {
         self.put(DELTABLE, 0, |b| b.string(TABLE_NAME, &table));
     }
 
-    /// An empty table, whatever was there before.
+    /// Makes the table; `EEXIST` when there is one.
+    pub(crate) fn add_new_table(&mut self) {
+        let table = self.table.clone();
+        self.put(NEWTABLE, CREATE | EXCL, |b| b.string(TABLE_NAME, &table));
+    }
+
+    /// An empty table, whatever was there before. Deleting makes the kernel wait for all packets
+    /// on their way (about 17 ms): prefer [`Self::add_new_table`] where there is likely none.
     pub(crate) fn replace_table(&mut self) {
         self.add_table();
         self.delete_table();

@@ -57,9 +57,8 @@ const RAW_OUTPUT: Hook = Hook {
     priority: -300,
 };
 
-/// Writes the whole table, in place of an earlier one.
+/// Writes everything into the new table.
 pub(super) fn write(batch: &mut Batch, config: &CaptureConfig) {
-    batch.replace_table();
     let sets = Sets::write(batch, config);
     // Chains that others jump to come first.
     proxy_chain(batch, config);

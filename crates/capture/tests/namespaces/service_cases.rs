@@ -84,6 +84,19 @@ fn round_robin_and_hairpin() {
         both(),
         "from the node's own namespace"
     );
+    meltemi_capture::netns::in_netns(world.node.netns(), || {
+        let out = std::process::Command::new("nft")
+            .args(["list", "ruleset"])
+            .output()
+            .unwrap();
+        println!(
+            "{}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Ok(())
+    })
+    .unwrap();
     // Only the way to itself hides the caller's address.
     let seen: BTreeSet<String> = (0..2).map(|_| ask(&a.netns, (VIP, 80)).unwrap()).collect();
     assert_eq!(

@@ -152,6 +152,11 @@ pub(crate) fn source_in(ipv6: bool, set: &SetRef) -> Part {
     address_in(ipv6, set, (12, 8))
 }
 
+/// `ip daddr RANGE` in a table of one address family, where the version needs no check.
+pub(crate) fn destination_in_family(is: Is, range: IpRange) -> Part {
+    bare_address(range, is, (16, 24))
+}
+
 fn address_in(ipv6: bool, set: &SetRef, (offset4, offset6): (u32, u32)) -> Part {
     let (offset, length) = if ipv6 { (offset6, 16) } else { (offset4, 4) };
     let mut part = ip_version(ipv6);
@@ -160,7 +165,13 @@ fn address_in(ipv6: bool, set: &SetRef, (offset4, offset6): (u32, u32)) -> Part 
     part
 }
 
-fn address(range: IpRange, is: Is, (offset4, offset6): (u32, u32)) -> Part {
+fn address(range: IpRange, is: Is, offsets: (u32, u32)) -> Part {
+    let mut part = ip_version(range.address.is_ipv6());
+    part.extend(bare_address(range, is, offsets));
+    part
+}
+
+fn bare_address(range: IpRange, is: Is, (offset4, offset6): (u32, u32)) -> Part {
     let bytes = address_bytes(range.address);
     let offset = if range.address.is_ipv6() {
         offset6
@@ -169,8 +180,7 @@ fn address(range: IpRange, is: Is, (offset4, offset6): (u32, u32)) -> Part {
     };
     let bits = prefix_mask(range.prefix, bytes.len());
     let network: Vec<u8> = bytes.iter().zip(&bits).map(|(a, m)| a & m).collect();
-    let mut part = ip_version(range.address.is_ipv6());
-    part.push(payload(Base::Network, offset, bytes.len() as u32, R0));
+    let mut part = vec![payload(Base::Network, offset, bytes.len() as u32, R0)];
     if usize::from(range.prefix) < bytes.len() * 8 {
         part.push(mask(R0, &bits));
     }
