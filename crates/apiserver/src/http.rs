@@ -9,6 +9,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::status::{ApiError, ApiResult};
 use crate::table::IncludeObject;
 
@@ -64,9 +65,12 @@ pub fn parse_object(headers: &HeaderMap, body: &[u8]) -> ApiResult<Value> {
     let value = match content_type(headers) {
         "application/json" | "" => parse_json(body)?,
         "application/yaml" | "application/apply-patch+yaml" => parse_yaml(body)?,
+        protobuf::MEDIA_TYPE => {
+            protobuf::decode(body).map_err(|e| ApiError::bad_request(e.to_string()))?
+        }
         _ => {
             return Err(ApiError::unsupported_media_type(
-                "application/json, application/yaml",
+                "application/json, application/yaml, application/vnd.kubernetes.protobuf",
             ));
         }
     };

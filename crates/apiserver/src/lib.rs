@@ -36,6 +36,7 @@ pub mod http;
 mod kubelet;
 pub mod lifecycle;
 pub mod pki;
+pub mod protobuf;
 pub mod request;
 mod rest;
 mod router;

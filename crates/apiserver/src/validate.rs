@@ -15,6 +15,8 @@ mod service;
 mod strategy;
 mod workload;
 
+pub(crate) use pod::amount;
+
 use serde_json::{Value, json};
 
 use crate::field::FieldError;

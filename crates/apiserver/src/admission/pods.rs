@@ -111,7 +111,12 @@ fn mount_token(spec: &mut Value) {
         existing.unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", crate::rest::random_letters(5)));
     let mut mounted = false;
     for kind in ["initContainers", "containers"] {
-        for container in spec.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten() {
+        for container in spec
+            .get_mut(kind)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             let taken = container["volumeMounts"]
                 .as_array()
                 .is_some_and(|m| m.iter().any(|m| m["mountPath"] == MOUNT_PATH));

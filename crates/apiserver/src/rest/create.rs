@@ -59,7 +59,10 @@ impl Call {
 pub(super) fn decode(call: &Call, options: &WriteOptions, body: &[u8]) -> ApiResult<Value> {
     let mut object = reply::parse_object(&call.headers, body)?;
     check_kind(&call.resource, &mut object)?;
-    let mut messages = validate::duplicate_fields(body);
+    let mut messages = match reply::content_type(&call.headers) {
+        "application/json" => validate::duplicate_fields(body),
+        _ => Vec::new(),
+    };
     messages.extend(strict(&call.resource, &mut object)?);
     report(call, options, &messages)?;
     Ok(object)

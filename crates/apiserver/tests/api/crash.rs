@@ -1,14 +1,13 @@
 //! Crash safety of the real process: SIGKILL at random points under eight writers.
 
-
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use crate::support::Client;
+use serde_json::{Value, json};
 
 /// Names the state directory for the child: the test binary runs itself as the server.
 const STATE: &str = "MELTEMI_TEST_STATE";
@@ -32,7 +31,9 @@ fn server_process() {
         .build()
         .expect("runtime");
     runtime
-        .block_on(meltemi_apiserver::run(meltemi_apiserver::Config::new(state, port)))
+        .block_on(meltemi_apiserver::run(meltemi_apiserver::Config::new(
+            state, port,
+        )))
         .expect("server");
 }
 
@@ -40,7 +41,12 @@ fn spawn_server(state: &Path) -> Child {
     // A stale kubeconfig would name the previous life's port.
     let _ = std::fs::remove_file(state.join("kubeconfig"));
     Command::new(std::env::current_exe().expect("own path"))
-        .args(["--ignored", "--exact", "crash::server_process", "--nocapture"])
+        .args([
+            "--ignored",
+            "--exact",
+            "crash::server_process",
+            "--nocapture",
+        ])
         .env(STATE, state)
         .stdout(Stdio::null())
         .spawn()
@@ -71,11 +77,18 @@ impl Ledger {
         if let Some((name, attempt)) = self.doubt.take() {
             let found = stored.get(&name).copied();
             let before = self.acknowledged.get(&name).copied().flatten();
-            assert!(found == attempt || found == before, "{name}: {found:?} is neither {attempt:?} nor {before:?}");
+            assert!(
+                found == attempt || found == before,
+                "{name}: {found:?} is neither {attempt:?} nor {before:?}"
+            );
             self.acknowledged.insert(name, found);
         }
         for (name, expected) in &self.acknowledged {
-            assert_eq!(stored.get(name), expected.as_ref(), "{name} lost an acknowledged write");
+            assert_eq!(
+                stored.get(name),
+                expected.as_ref(),
+                "{name} lost an acknowledged write"
+            );
         }
     }
 }
@@ -86,7 +99,12 @@ fn config_map(name: &str, n: u64) -> Value {
 
 const COLLECTION: &str = "/api/v1/namespaces/default/configmaps";
 
-async fn write_until_killed(mut client: Client, mut ledger: Ledger, writer: usize, seed: u64) -> Ledger {
+async fn write_until_killed(
+    mut client: Client,
+    mut ledger: Ledger,
+    writer: usize,
+    seed: u64,
+) -> Ledger {
     let mut random = fastrand::Rng::with_seed(seed);
     loop {
         let name = format!("w{writer}-{}", random.u8(0..3));
@@ -96,9 +114,17 @@ async fn write_until_killed(mut client: Client, mut ledger: Ledger, writer: usiz
         let (attempt, answer) = if exists && random.u8(0..3) == 0 {
             (None, client.send("DELETE", &path, None).await)
         } else if exists {
-            (Some(n), client.send("PUT", &path, Some(&config_map(&name, n))).await)
+            (
+                Some(n),
+                client.send("PUT", &path, Some(&config_map(&name, n))).await,
+            )
         } else {
-            (Some(n), client.send("POST", COLLECTION, Some(&config_map(&name, n))).await)
+            (
+                Some(n),
+                client
+                    .send("POST", COLLECTION, Some(&config_map(&name, n)))
+                    .await,
+            )
         };
         match answer {
             Some((200 | 201, _)) => {
@@ -120,8 +146,15 @@ async fn stored(client: &mut Client) -> HashMap<String, u64> {
     items
         .iter()
         .map(|item| {
-            let n = item["data"]["n"].as_str().expect("n").parse().expect("number");
-            (item["metadata"]["name"].as_str().expect("name").to_owned(), n)
+            let n = item["data"]["n"]
+                .as_str()
+                .expect("n")
+                .parse()
+                .expect("number");
+            (
+                item["metadata"]["name"].as_str().expect("name").to_owned(),
+                n,
+            )
         })
         .collect()
 }
@@ -141,12 +174,18 @@ async fn acknowledged_writes_survive_two_hundred_sigkills() {
         for (writer, ledger) in ledgers.drain(..).enumerate() {
             let client = Client::from_state(state.path()).await.expect("connect");
             let seed = round * 100 + writer as u64;
-            writers.push(tokio::spawn(write_until_killed(client, ledger, writer, seed)));
+            writers.push(tokio::spawn(write_until_killed(
+                client, ledger, writer, seed,
+            )));
         }
         tokio::time::sleep(Duration::from_millis(random.u64(1..60))).await;
         server.kill().expect("kill");
         let status = server.wait().expect("wait");
-        assert_eq!(status.signal(), Some(9), "the server ended by itself: {status}");
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "the server ended by itself: {status}"
+        );
         for writer in writers {
             let ledger = writer.await.expect("writer");
             writes += ledger.acknowledged.len();
@@ -161,10 +200,15 @@ async fn sigterm_ends_the_server_cleanly_with_a_watch_open() {
     let state = tempfile::tempdir().expect("tempdir");
     let mut server = spawn_server(state.path());
     let mut client = connect(state.path()).await;
-    let mut watch = client.watch("/api/v1/namespaces?watch=true&resourceVersion=0").await;
+    let mut watch = client
+        .watch("/api/v1/namespaces?watch=true&resourceVersion=0")
+        .await;
     assert!(watch.next().await.is_some());
     let pid = i32::try_from(server.id()).expect("pid");
-    let killed = Command::new("kill").args(["-TERM", &pid.to_string()]).status().expect("kill");
+    let killed = Command::new("kill")
+        .args(["-TERM", &pid.to_string()])
+        .status()
+        .expect("kill");
     assert!(killed.success());
     while watch.next().await.is_some() {}
     let deadline = Instant::now() + Duration::from_secs(10);

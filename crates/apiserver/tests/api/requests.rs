@@ -23,13 +23,20 @@ fn deployment(name: &str) -> Value {
 async fn create(client: &mut Client, names: &[&str]) -> Vec<Value> {
     let mut out = Vec::new();
     for name in names {
-        out.push(client.ok("POST", CONFIG_MAPS, Some(&config_map(name))).await);
+        out.push(
+            client
+                .ok("POST", CONFIG_MAPS, Some(&config_map(name)))
+                .await,
+        );
     }
     out
 }
 
 fn revision(object: &Value) -> String {
-    object["metadata"]["resourceVersion"].as_str().expect("resourceVersion").to_owned()
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("resourceVersion")
+        .to_owned()
 }
 
 #[tokio::test]
@@ -37,21 +44,35 @@ async fn a_second_create_and_a_stale_update_are_conflicts() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let first = create(&mut client, &["a"]).await.remove(0);
-    let (code, status) = client.refused("POST", CONFIG_MAPS, Some(&config_map("a"))).await;
-    assert_eq!((code, status["reason"].as_str()), (409, Some("AlreadyExists")));
+    let (code, status) = client
+        .refused("POST", CONFIG_MAPS, Some(&config_map("a")))
+        .await;
+    assert_eq!(
+        (code, status["reason"].as_str()),
+        (409, Some("AlreadyExists"))
+    );
     assert_eq!(status["message"], "configmaps \"a\" already exists");
     let mut next = first.clone();
     next["data"]["k"] = json!("w");
-    client.ok("PUT", &format!("{CONFIG_MAPS}/a"), Some(&next)).await;
+    client
+        .ok("PUT", &format!("{CONFIG_MAPS}/a"), Some(&next))
+        .await;
     next["data"]["k"] = json!("x");
-    let (code, status) = client.refused("PUT", &format!("{CONFIG_MAPS}/a"), Some(&next)).await;
+    let (code, status) = client
+        .refused("PUT", &format!("{CONFIG_MAPS}/a"), Some(&next))
+        .await;
     assert_eq!((code, status["reason"].as_str()), (409, Some("Conflict")));
     assert_eq!(
         status["message"],
         "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again"
     );
-    let (code, status) = client.refused("GET", &format!("{CONFIG_MAPS}/none"), None).await;
-    assert_eq!((code, status["message"].as_str()), (404, Some("configmaps \"none\" not found")));
+    let (code, status) = client
+        .refused("GET", &format!("{CONFIG_MAPS}/none"), None)
+        .await;
+    assert_eq!(
+        (code, status["message"].as_str()),
+        (404, Some("configmaps \"none\" not found"))
+    );
 }
 
 #[tokio::test]
@@ -59,7 +80,9 @@ async fn an_update_that_changes_nothing_writes_nothing() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let first = create(&mut client, &["a"]).await.remove(0);
-    let again = client.ok("PUT", &format!("{CONFIG_MAPS}/a"), Some(&first)).await;
+    let again = client
+        .ok("PUT", &format!("{CONFIG_MAPS}/a"), Some(&first))
+        .await;
     assert_eq!(revision(&first), revision(&again));
 }
 
@@ -68,8 +91,11 @@ async fn deletes_honour_uid_preconditions() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, &["a"]).await;
-    let wrong = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "other"}});
-    let (code, _) = client.refused("DELETE", &format!("{CONFIG_MAPS}/a"), Some(&wrong)).await;
+    let wrong =
+        json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "other"}});
+    let (code, _) = client
+        .refused("DELETE", &format!("{CONFIG_MAPS}/a"), Some(&wrong))
+        .await;
     assert_eq!(code, 409);
     let status = client.ok("DELETE", &format!("{CONFIG_MAPS}/a"), None).await;
     assert_eq!(status["status"], "Success");
@@ -80,20 +106,49 @@ async fn lists_continue_on_one_snapshot_and_expire_after_compaction() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, &["a", "b", "c", "d"]).await;
-    let first = client.ok("GET", &format!("{CONFIG_MAPS}?limit=2"), None).await;
+    let first = client
+        .ok("GET", &format!("{CONFIG_MAPS}?limit=2"), None)
+        .await;
     assert_eq!(first["metadata"]["remainingItemCount"], 2);
-    let token = first["metadata"]["continue"].as_str().expect("token").to_owned();
+    let token = first["metadata"]["continue"]
+        .as_str()
+        .expect("token")
+        .to_owned();
     client.ok("DELETE", &format!("{CONFIG_MAPS}/c"), None).await;
     create(&mut client, &["cc"]).await;
-    let second = client.ok("GET", &format!("{CONFIG_MAPS}?limit=9&continue={token}"), None).await;
-    let names: Vec<_> = second["items"].as_array().expect("items").iter().map(|i| i["metadata"]["name"].clone()).collect();
+    let second = client
+        .ok(
+            "GET",
+            &format!("{CONFIG_MAPS}?limit=9&continue={token}"),
+            None,
+        )
+        .await;
+    let names: Vec<_> = second["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|i| i["metadata"]["name"].clone())
+        .collect();
     assert_eq!(names, ["c", "d"]);
-    assert_eq!(first["metadata"]["resourceVersion"], second["metadata"]["resourceVersion"]);
+    assert_eq!(
+        first["metadata"]["resourceVersion"],
+        second["metadata"]["resourceVersion"]
+    );
     server.running.api().store.compact();
-    let (code, status) = client.refused("GET", &format!("{CONFIG_MAPS}?limit=9&continue={token}"), None).await;
+    let (code, status) = client
+        .refused(
+            "GET",
+            &format!("{CONFIG_MAPS}?limit=9&continue={token}"),
+            None,
+        )
+        .await;
     assert_eq!((code, status["reason"].as_str()), (410, Some("Expired")));
-    let fresh = status["metadata"]["continue"].as_str().expect("a new token");
-    let rest = client.ok("GET", &format!("{CONFIG_MAPS}?continue={fresh}"), None).await;
+    let fresh = status["metadata"]["continue"]
+        .as_str()
+        .expect("a new token");
+    let rest = client
+        .ok("GET", &format!("{CONFIG_MAPS}?continue={fresh}"), None)
+        .await;
     assert_eq!(rest["items"][0]["metadata"]["name"], "cc");
 }
 
@@ -102,18 +157,30 @@ async fn selectors_choose_in_lists_and_watches() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, &["a", "b"]).await;
-    let list = client.ok("GET", &format!("{CONFIG_MAPS}?labelSelector=app%3Da"), None).await;
+    let list = client
+        .ok("GET", &format!("{CONFIG_MAPS}?labelSelector=app%3Da"), None)
+        .await;
     assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
-    let list = client.ok("GET", &format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Db"), None).await;
+    let list = client
+        .ok(
+            "GET",
+            &format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Db"),
+            None,
+        )
+        .await;
     assert_eq!(list["items"][0]["metadata"]["name"], "b");
     let path = format!("{CONFIG_MAPS}?watch=true&labelSelector=app%3Da");
     let mut watch = client.watch(&path).await;
     assert_eq!(watch.summary().await, "ADDED a");
     let out = json!({"metadata": {"labels": {"app": "z"}}});
-    client.ok("PATCH", &format!("{CONFIG_MAPS}/a"), Some(&out)).await;
+    client
+        .ok("PATCH", &format!("{CONFIG_MAPS}/a"), Some(&out))
+        .await;
     assert_eq!(watch.summary().await, "DELETED a");
     let back = json!({"metadata": {"labels": {"app": "a"}}});
-    client.ok("PATCH", &format!("{CONFIG_MAPS}/b"), Some(&back)).await;
+    client
+        .ok("PATCH", &format!("{CONFIG_MAPS}/b"), Some(&back))
+        .await;
     assert_eq!(watch.summary().await, "ADDED b");
 }
 
@@ -128,7 +195,10 @@ async fn a_watch_resumes_from_its_revision_or_gets_410() {
     .await;
     let mut client = server.client().await;
     let created = create(&mut client, &["a", "b"]).await;
-    let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion={}", revision(&created[0]));
+    let path = format!(
+        "{CONFIG_MAPS}?watch=true&resourceVersion={}",
+        revision(&created[0])
+    );
     let mut watch = client.watch(&path).await;
     assert_eq!(watch.summary().await, "ADDED b");
     client.ok("DELETE", &format!("{CONFIG_MAPS}/b"), None).await;
@@ -136,7 +206,10 @@ async fn a_watch_resumes_from_its_revision_or_gets_410() {
     create(&mut client, &["c", "d", "e", "f", "g"]).await;
     let mut late = client.watch(&path).await;
     let event = late.next().await.expect("an event");
-    assert_eq!((event["type"].as_str(), event["object"]["code"].as_u64()), (Some("ERROR"), Some(410)));
+    assert_eq!(
+        (event["type"].as_str(), event["object"]["code"].as_u64()),
+        (Some("ERROR"), Some(410))
+    );
     assert!(late.next().await.is_none());
 }
 
@@ -145,13 +218,18 @@ async fn a_watch_list_ends_its_initial_events_with_a_bookmark() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, &["a", "b"]).await;
-    let path = format!("{CONFIG_MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let path = format!(
+        "{CONFIG_MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
     let mut watch = client.watch(&path).await;
     assert_eq!(watch.summary().await, "ADDED a");
     assert_eq!(watch.summary().await, "ADDED b");
     let bookmark = watch.next().await.expect("bookmark");
     assert_eq!(bookmark["type"], "BOOKMARK");
-    assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(
+        bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
     create(&mut client, &["c"]).await;
     assert_eq!(watch.summary().await, "ADDED c");
     let alone = format!("{CONFIG_MAPS}?watch=true&sendInitialEvents=true");
@@ -162,22 +240,48 @@ async fn a_watch_list_ends_its_initial_events_with_a_bookmark() {
 async fn generation_rises_with_the_spec_only_and_status_is_apart() {
     let server = Server::start().await;
     let mut client = server.client().await;
-    let made = client.ok("POST", DEPLOYMENTS, Some(&deployment("web"))).await;
+    let made = client
+        .ok("POST", DEPLOYMENTS, Some(&deployment("web")))
+        .await;
     assert_eq!(made["metadata"]["generation"], 1);
     let path = format!("{DEPLOYMENTS}/web");
-    let labelled = client.ok("PATCH", &path, Some(&json!({"metadata": {"labels": {"x": "y"}}}))).await;
+    let labelled = client
+        .ok(
+            "PATCH",
+            &path,
+            Some(&json!({"metadata": {"labels": {"x": "y"}}})),
+        )
+        .await;
     assert_eq!(labelled["metadata"]["generation"], 1);
     let both = json!({"spec": {"replicas": 3}, "status": {"replicas": 9}});
     let scaled = client.ok("PATCH", &path, Some(&both)).await;
-    assert_eq!((&scaled["metadata"]["generation"], &scaled["spec"]["replicas"]), (&json!(2), &json!(3)));
+    assert_eq!(
+        (
+            &scaled["metadata"]["generation"],
+            &scaled["spec"]["replicas"]
+        ),
+        (&json!(2), &json!(3))
+    );
     assert_ne!(scaled["status"]["replicas"], 9);
-    let observed = json!({"spec": {"replicas": 7}, "status": {"replicas": 3, "observedGeneration": 2}});
-    let status = client.ok("PATCH", &format!("{path}/status"), Some(&observed)).await;
-    assert_eq!((&status["spec"]["replicas"], &status["status"]["replicas"]), (&json!(3), &json!(3)));
+    let observed =
+        json!({"spec": {"replicas": 7}, "status": {"replicas": 3, "observedGeneration": 2}});
+    let status = client
+        .ok("PATCH", &format!("{path}/status"), Some(&observed))
+        .await;
+    assert_eq!(
+        (&status["spec"]["replicas"], &status["status"]["replicas"]),
+        (&json!(3), &json!(3))
+    );
     assert_eq!(status["metadata"]["generation"], 2);
     let scale = client.ok("GET", &format!("{path}/scale"), None).await;
     assert_eq!(scale["status"]["selector"], "app=web");
-    client.ok("PATCH", &format!("{path}/scale"), Some(&json!({"spec": {"replicas": 5}}))).await;
+    client
+        .ok(
+            "PATCH",
+            &format!("{path}/scale"),
+            Some(&json!({"spec": {"replicas": 5}})),
+        )
+        .await;
     assert_eq!(client.ok("GET", &path, None).await["spec"]["replicas"], 5);
 }
 
@@ -193,7 +297,13 @@ async fn finalizers_hold_an_object_until_the_last_is_gone() {
     assert!(marked["metadata"]["deletionTimestamp"].is_string());
     let more = json!({"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}});
     assert_eq!(client.refused("PATCH", &path, Some(&more)).await.0, 422);
-    client.ok("PATCH", &path, Some(&json!({"metadata": {"finalizers": null}}))).await;
+    client
+        .ok(
+            "PATCH",
+            &path,
+            Some(&json!({"metadata": {"finalizers": null}})),
+        )
+        .await;
     assert_eq!(client.refused("GET", &path, None).await.0, 404);
 }
 
@@ -208,15 +318,32 @@ async fn a_running_pod_is_deleted_by_its_kubelet() {
     let name = made["metadata"]["name"].as_str().expect("name").to_owned();
     assert_eq!(name.len(), "p-".len() + 5);
     assert_eq!(made["spec"]["serviceAccountName"], "default");
-    assert_eq!(made["spec"]["containers"][0]["volumeMounts"][0]["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
+    assert_eq!(
+        made["spec"]["containers"][0]["volumeMounts"][0]["mountPath"],
+        "/var/run/secrets/kubernetes.io/serviceaccount"
+    );
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": "n"}});
-    client.ok("POST", &format!("{pods}/{name}/binding"), Some(&binding)).await;
-    assert_eq!(client.refused("POST", &format!("{pods}/{name}/binding"), Some(&binding)).await.0, 409);
+    client
+        .ok("POST", &format!("{pods}/{name}/binding"), Some(&binding))
+        .await;
+    assert_eq!(
+        client
+            .refused("POST", &format!("{pods}/{name}/binding"), Some(&binding))
+            .await
+            .0,
+        409
+    );
     let path = format!("{pods}/{name}");
     let marked = client.ok("DELETE", &path, None).await;
     assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 7);
     assert_eq!(client.ok("GET", &path, None).await["spec"]["nodeName"], "n");
-    client.ok("DELETE", &path, Some(&json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}))).await;
+    client
+        .ok(
+            "DELETE",
+            &path,
+            Some(&json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})),
+        )
+        .await;
     assert_eq!(client.refused("GET", &path, None).await.0, 404);
 }
 
@@ -225,7 +352,9 @@ async fn a_deleted_namespace_takes_its_content_along() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gone"}});
-    client.ok("POST", "/api/v1/namespaces", Some(&namespace)).await;
+    client
+        .ok("POST", "/api/v1/namespaces", Some(&namespace))
+        .await;
     let inside = "/api/v1/namespaces/gone/configmaps";
     let mut held = config_map("held");
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
@@ -233,21 +362,49 @@ async fn a_deleted_namespace_takes_its_content_along() {
     client.ok("POST", inside, Some(&config_map("free"))).await;
     let marked = client.ok("DELETE", "/api/v1/namespaces/gone", None).await;
     assert_eq!(marked["status"]["phase"], "Terminating");
-    let (code, status) = client.refused("POST", inside, Some(&config_map("late"))).await;
+    let (code, status) = client
+        .refused("POST", inside, Some(&config_map("late")))
+        .await;
     assert_eq!(code, 403);
-    assert_eq!(status["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    assert_eq!(
+        status["details"]["causes"][0]["reason"],
+        "NamespaceTerminating"
+    );
     eventually("deleting the free object", async || {
-        client.send("GET", &format!("{inside}/free"), None).await.is_some_and(|(c, _)| c == 404)
+        client
+            .send("GET", &format!("{inside}/free"), None)
+            .await
+            .is_some_and(|(c, _)| c == 404)
     })
     .await;
-    client.ok("PATCH", &format!("{inside}/held"), Some(&json!({"metadata": {"finalizers": null}}))).await;
+    client
+        .ok(
+            "PATCH",
+            &format!("{inside}/held"),
+            Some(&json!({"metadata": {"finalizers": null}})),
+        )
+        .await;
     eventually("the namespace's end", async || {
-        client.send("GET", "/api/v1/namespaces/gone", None).await.is_some_and(|(c, _)| c == 404)
+        client
+            .send("GET", "/api/v1/namespaces/gone", None)
+            .await
+            .is_some_and(|(c, _)| c == 404)
     })
     .await;
-    let (code, status) = client.refused("POST", inside, Some(&config_map("late"))).await;
-    assert_eq!((code, status["message"].as_str()), (404, Some("namespaces \"gone\" not found")));
-    assert_eq!(client.refused("DELETE", "/api/v1/namespaces/default", None).await.0, 403);
+    let (code, status) = client
+        .refused("POST", inside, Some(&config_map("late")))
+        .await;
+    assert_eq!(
+        (code, status["message"].as_str()),
+        (404, Some("namespaces \"gone\" not found"))
+    );
+    assert_eq!(
+        client
+            .refused("DELETE", "/api/v1/namespaces/default", None)
+            .await
+            .0,
+        403
+    );
 }
 
 #[tokio::test]
@@ -256,9 +413,20 @@ async fn unknown_fields_warn_fail_or_pass_as_asked() {
     let mut client = server.client().await;
     let mut odd = deployment("odd");
     odd["spec"]["replcas"] = json!(2);
-    let (code, status) = client.refused("POST", &format!("{DEPLOYMENTS}?fieldValidation=Strict"), Some(&odd)).await;
+    let (code, status) = client
+        .refused(
+            "POST",
+            &format!("{DEPLOYMENTS}?fieldValidation=Strict"),
+            Some(&odd),
+        )
+        .await;
     assert_eq!(code, 400);
-    assert!(status["message"].as_str().expect("message").ends_with("strict decoding error: unknown field \"spec.replcas\""));
+    assert!(
+        status["message"]
+            .as_str()
+            .expect("message")
+            .ends_with("strict decoding error: unknown field \"spec.replcas\"")
+    );
     let request = Request::post(format!("{DEPLOYMENTS}?dryRun=All"))
         .header("host", "localhost")
         .header("content-type", "application/json")
@@ -266,9 +434,18 @@ async fn unknown_fields_warn_fail_or_pass_as_asked() {
         .expect("request");
     let (code, headers, made) = client.exchange(request).await.expect("answer");
     assert_eq!(code, 201);
-    assert_eq!(headers["warning"], "299 - \"unknown field \\\"spec.replcas\\\"\"");
+    assert_eq!(
+        headers["warning"],
+        "299 - \"unknown field \\\"spec.replcas\\\"\""
+    );
     assert!(made["spec"].get("replcas").is_none());
-    assert_eq!(client.refused("GET", &format!("{DEPLOYMENTS}/odd"), None).await.0, 404);
+    assert_eq!(
+        client
+            .refused("GET", &format!("{DEPLOYMENTS}/odd"), None)
+            .await
+            .0,
+        404
+    );
 }
 
 #[tokio::test]
@@ -277,10 +454,16 @@ async fn services_get_addresses_that_no_other_has() {
     let mut client = server.client().await;
     let services = "/api/v1/namespaces/default/services";
     let service = |name: &str| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
-    let mut seen = std::collections::HashSet::from(["10.96.0.1".to_owned(), "10.96.0.10".to_owned()]);
+    let mut seen =
+        std::collections::HashSet::from(["10.96.0.1".to_owned(), "10.96.0.10".to_owned()]);
     for i in 0..20 {
-        let made = client.ok("POST", services, Some(&service(&format!("s{i}")))).await;
-        let address = made["spec"]["clusterIP"].as_str().expect("address").to_owned();
+        let made = client
+            .ok("POST", services, Some(&service(&format!("s{i}"))))
+            .await;
+        let address = made["spec"]["clusterIP"]
+            .as_str()
+            .expect("address")
+            .to_owned();
         assert!(address.starts_with("10.96.") && seen.insert(address));
         assert_eq!(made["spec"]["clusterIPs"][0], made["spec"]["clusterIP"]);
     }
@@ -289,8 +472,14 @@ async fn services_get_addresses_that_no_other_has() {
     assert_eq!(client.refused("POST", services, Some(&taken)).await.0, 422);
     let mut update = service("s0");
     update["spec"]["ports"][0]["port"] = json!(81);
-    let updated = client.ok("PUT", &format!("{services}/s0"), Some(&update)).await;
-    assert!(updated["spec"]["clusterIP"].as_str().is_some_and(|a| a.starts_with("10.96.")));
+    let updated = client
+        .ok("PUT", &format!("{services}/s0"), Some(&update))
+        .await;
+    assert!(
+        updated["spec"]["clusterIP"]
+            .as_str()
+            .is_some_and(|a| a.starts_with("10.96."))
+    );
 }
 
 #[tokio::test]
@@ -314,13 +503,40 @@ async fn tokens_authenticate_their_account_and_rbac_decides() {
     let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
         "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
-    admin.ok("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", Some(&binding)).await;
+    admin
+        .ok(
+            "POST",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+            Some(&binding),
+        )
+        .await;
     account.ok("GET", CONFIG_MAPS, None).await;
-    assert_eq!(account.refused("POST", CONFIG_MAPS, Some(&config_map("x"))).await.0, 403);
+    assert_eq!(
+        account
+            .refused("POST", CONFIG_MAPS, Some(&config_map("x")))
+            .await
+            .0,
+        403
+    );
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
-    let reviewed = admin.ok("POST", "/apis/authentication.k8s.io/v1/tokenreviews", Some(&review)).await;
-    assert_eq!(reviewed["status"]["user"]["username"], "system:serviceaccount:default:default");
-    admin.ok("DELETE", "/api/v1/namespaces/default/serviceaccounts/default", None).await;
+    let reviewed = admin
+        .ok(
+            "POST",
+            "/apis/authentication.k8s.io/v1/tokenreviews",
+            Some(&review),
+        )
+        .await;
+    assert_eq!(
+        reviewed["status"]["user"]["username"],
+        "system:serviceaccount:default:default"
+    );
+    admin
+        .ok(
+            "DELETE",
+            "/api/v1/namespaces/default/serviceaccounts/default",
+            None,
+        )
+        .await;
     assert_eq!(account.refused("GET", CONFIG_MAPS, None).await.0, 401);
 }
 
@@ -330,7 +546,10 @@ async fn bodies_beyond_the_limit_and_of_strange_types_are_refused() {
     let mut client = server.client().await;
     let mut huge = config_map("huge");
     huge["data"]["k"] = json!("x".repeat(4 << 20));
-    assert_eq!(client.refused("POST", CONFIG_MAPS, Some(&huge)).await.0, 413);
+    assert_eq!(
+        client.refused("POST", CONFIG_MAPS, Some(&huge)).await.0,
+        413
+    );
     let mut client = server.client().await;
     let request = Request::post(CONFIG_MAPS)
         .header("host", "localhost")
@@ -349,28 +568,48 @@ async fn server_side_apply_creates_merges_and_finds_conflicts() {
         if let Some(replicas) = replicas {
             body["spec"]["replicas"] = json!(replicas);
         }
-        Request::patch(format!("{DEPLOYMENTS}/web?fieldManager={manager}&force={force}"))
-            .header("host", "localhost")
-            .header("content-type", "application/apply-patch+yaml")
-            .body(Full::new(body.to_string().into()))
-            .expect("request")
+        Request::patch(format!(
+            "{DEPLOYMENTS}/web?fieldManager={manager}&force={force}"
+        ))
+        .header("host", "localhost")
+        .header("content-type", "application/apply-patch+yaml")
+        .body(Full::new(body.to_string().into()))
+        .expect("request")
     };
-    let (code, _, made) = client.exchange(apply("one", Some(2), false)).await.expect("answer");
+    let (code, _, made) = client
+        .exchange(apply("one", Some(2), false))
+        .await
+        .expect("answer");
     assert_eq!((code, &made["spec"]["replicas"]), (201, &json!(2)));
-    let (code, _, status) = client.exchange(apply("two", Some(3), false)).await.expect("answer");
+    let (code, _, status) = client
+        .exchange(apply("two", Some(3), false))
+        .await
+        .expect("answer");
     assert_eq!((code, status["reason"].as_str()), (409, Some("Conflict")));
-    let (code, _, forced) = client.exchange(apply("two", Some(3), true)).await.expect("answer");
+    let (code, _, forced) = client
+        .exchange(apply("two", Some(3), true))
+        .await
+        .expect("answer");
     assert_eq!((code, &forced["spec"]["replicas"]), (200, &json!(3)));
     let again = revision(&forced);
-    let (_, _, same) = client.exchange(apply("two", Some(3), true)).await.expect("answer");
-    assert_eq!(revision(&same), again, "applying the same again writes nothing");
+    let (_, _, same) = client
+        .exchange(apply("two", Some(3), true))
+        .await
+        .expect("answer");
+    assert_eq!(
+        revision(&same),
+        again,
+        "applying the same again writes nothing"
+    );
 }
 
 #[tokio::test]
 async fn objects_survive_a_restart_on_the_same_directory() {
     let state = tempfile::tempdir().expect("tempdir");
     let config = meltemi_apiserver::Config::new(state.path(), 0);
-    let running = meltemi_apiserver::start(config.clone()).await.expect("start");
+    let running = meltemi_apiserver::start(config.clone())
+        .await
+        .expect("start");
     let mut client = Client::from_state(state.path()).await.expect("connect");
     let made = create(&mut client, &["kept"]).await.remove(0);
     drop(client);
@@ -380,7 +619,10 @@ async fn objects_survive_a_restart_on_the_same_directory() {
     let kept = client.ok("GET", &format!("{CONFIG_MAPS}/kept"), None).await;
     assert_eq!(kept, made);
     let next = create(&mut client, &["next"]).await.remove(0);
-    assert!(revision(&next).parse::<u64>().expect("number") > revision(&made).parse::<u64>().expect("number"));
+    assert!(
+        revision(&next).parse::<u64>().expect("number")
+            > revision(&made).parse::<u64>().expect("number")
+    );
     drop(client);
     running.stop().await;
 }
@@ -391,12 +633,18 @@ async fn starting_twice_says_what_is_in_the_way() {
     let port = server.running.address().port();
     let other = tempfile::tempdir().expect("tempdir");
     let config = meltemi_apiserver::Config::new(other.path(), port);
-    let error = meltemi_apiserver::start(config).await.expect_err("the port is taken");
+    let error = meltemi_apiserver::start(config)
+        .await
+        .expect_err("the port is taken");
     assert_eq!(
         error.to_string(),
-        format!("port {port} is in use on 127.0.0.1; stop what listens there or choose another with --api-port")
+        format!(
+            "port {port} is in use on 127.0.0.1; stop what listens there or choose another with --api-port"
+        )
     );
     let same = meltemi_apiserver::Config::new(server.state.path(), 0);
-    let error = meltemi_apiserver::start(same).await.expect_err("the store is taken");
+    let error = meltemi_apiserver::start(same)
+        .await
+        .expect_err("the store is taken");
     assert!(error.to_string().contains("another API server"), "{error}");
 }

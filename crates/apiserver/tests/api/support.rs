@@ -42,14 +42,23 @@ impl Server {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client::from_state(self.state.path()).await.expect("connect")
+        Client::from_state(self.state.path())
+            .await
+            .expect("connect")
     }
 
     /// What the node's controllers do for a new namespace, as far as pods need it.
     pub(crate) async fn with_default_account(self) -> Self {
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         let mut client = self.client().await;
-        client.ok("POST", "/api/v1/namespaces/default/serviceaccounts", Some(&account)).await;
+        client
+            .ok(
+                "POST",
+                "/api/v1/namespaces/default/serviceaccounts",
+                Some(&account),
+            )
+            .await;
         self
     }
 
@@ -132,7 +141,11 @@ impl Kubectl {
     /// Runs and expects success; returns standard output.
     pub(crate) async fn ok(&self, arguments: &[&str]) -> String {
         let printed = self.run(arguments).await;
-        assert!(printed.ok, "kubectl {arguments:?}: {}{}", printed.out, printed.err);
+        assert!(
+            printed.ok,
+            "kubectl {arguments:?}: {}{}",
+            printed.out, printed.err
+        );
         printed.out
     }
 
@@ -179,7 +192,9 @@ pub(crate) struct Client {
 
 async fn open(access: &Access, with_certificate: bool) -> Option<SendRequest<Full<Bytes>>> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&access.ca).ok()?).ok()?;
+    roots
+        .add(CertificateDer::from_pem_slice(&access.ca).ok()?)
+        .ok()?;
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
     ))
@@ -188,14 +203,21 @@ async fn open(access: &Access, with_certificate: bool) -> Option<SendRequest<Ful
     .with_root_certificates(roots);
     let config = if with_certificate {
         let chain = vec![CertificateDer::from_pem_slice(&access.certificate).ok()?];
-        builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&access.key).ok()?).ok()?
+        builder
+            .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&access.key).ok()?)
+            .ok()?
     } else {
         builder.with_no_client_auth()
     };
     let tcp = TcpStream::connect(&access.host).await.ok()?;
     let name = ServerName::try_from("127.0.0.1").ok()?;
-    let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.ok()?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.ok()?;
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+        .ok()?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
+        .await
+        .ok()?;
     tokio::spawn(connection);
     Some(sender)
 }
@@ -238,17 +260,29 @@ impl Client {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let bytes = body.map(ToString::to_string).unwrap_or_default();
-        request.body(Full::new(Bytes::from(bytes))).expect("request")
+        request
+            .body(Full::new(Bytes::from(bytes)))
+            .expect("request")
     }
 
     /// Sends; `None` when the connection broke.
-    pub(crate) async fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+    pub(crate) async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Option<(u16, Value)> {
         let request = self.request(method, path, body);
-        self.exchange(request).await.map(|(code, _, body)| (code, body))
+        self.exchange(request)
+            .await
+            .map(|(code, _, body)| (code, body))
     }
 
     /// Sends a request as it is.
-    pub(crate) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Option<(u16, http::HeaderMap, Value)> {
+    pub(crate) async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Option<(u16, http::HeaderMap, Value)> {
         self.sender.ready().await.ok()?;
         let response = self.sender.send_request(request).await.ok()?;
         let (code, headers) = (response.status().as_u16(), response.headers().clone());
@@ -261,12 +295,20 @@ impl Client {
     /// Sends and expects 2xx.
     pub(crate) async fn ok(&mut self, method: &str, path: &str, body: Option<&Value>) -> Value {
         let (code, answer) = self.send(method, path, body).await.expect("connected");
-        assert!((200..300).contains(&code), "{method} {path}: {code} {answer}");
+        assert!(
+            (200..300).contains(&code),
+            "{method} {path}: {code} {answer}"
+        );
         answer
     }
 
     /// Sends and expects a refusal; returns the code and the `Status`.
-    pub(crate) async fn refused(&mut self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub(crate) async fn refused(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
         let (code, answer) = self.send(method, path, body).await.expect("connected");
         assert!(code >= 400, "{method} {path}: {code} {answer}");
         (code, answer)
@@ -276,7 +318,10 @@ impl Client {
     pub(crate) async fn watch(&mut self, path: &str) -> Watch {
         let access = Access::read(&self.state.join("kubeconfig")).expect("kubeconfig");
         let mut sender = open(&access, true).await.expect("connect");
-        let response = sender.send_request(self.request("GET", path, None)).await.expect("watch");
+        let response = sender
+            .send_request(self.request("GET", path, None))
+            .await
+            .expect("watch");
         assert_eq!(response.status(), 200);
         Watch {
             body: response.into_body(),
@@ -296,7 +341,9 @@ pub(crate) struct Watch {
 impl Watch {
     /// The next event; `None` at the end of the stream.
     pub(crate) async fn next(&mut self) -> Option<Value> {
-        tokio::time::timeout(DEADLINE, self.line()).await.expect("no event in time")
+        tokio::time::timeout(DEADLINE, self.line())
+            .await
+            .expect("no event in time")
     }
 
     async fn line(&mut self) -> Option<Value> {
@@ -318,7 +365,9 @@ impl Watch {
         format!(
             "{} {}",
             event["type"].as_str().unwrap_or_default(),
-            event["object"]["metadata"]["name"].as_str().unwrap_or_default()
+            event["object"]["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
         )
     }
 }
