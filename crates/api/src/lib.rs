@@ -1,7 +1,7 @@
 //! Istio's custom resources as Rust types: reading, defaulting, validation, and the CRDs generated from them.
 //!
 //! Pure: no input or output, no clock. The serde names are the CRDs' names, unknown fields are tolerated when
-//! an object is read (the API server prunes or refuses them by schema), and [`crds`] derives the published
+//! an object is read (the API server prunes or refuses them by schema), and [`mod@crds`] derives the published
 //! schema from the very same types, so that the two cannot drift apart.
 
 pub mod authorization_policy;

@@ -255,21 +255,7 @@ fn compare(before: &Value, after: &Value, expected: &Value, found: &mut Vec<Stri
 
 fn compare_proxy(actual: &Value, expected: &Value, found: &mut Vec<String>) {
     let env = |name: &str| named(&actual["env"], name);
-    let mut keys: Vec<String> = names(&actual["env"])
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(Value::to_string)
-        .collect();
-    let mut wanted: Vec<String> = expected["envKeys"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(Value::to_string)
-        .collect();
-    keys.sort();
-    wanted.sort();
-    same("proxy.env names", &json!(keys), &json!(wanted), found);
+    compare_env_names(actual, expected, found);
     for (name, value) in expected["envValues"].as_object().into_iter().flatten() {
         same(
             &format!("proxy.env {name}"),
@@ -325,6 +311,24 @@ fn compare_proxy(actual: &Value, expected: &Value, found: &mut Vec<String>) {
         &expected["goldenImage"],
         found,
     );
+}
+
+fn compare_env_names(actual: &Value, expected: &Value, found: &mut Vec<String>) {
+    let mut keys: Vec<String> = names(&actual["env"])
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(Value::to_string)
+        .collect();
+    let mut wanted: Vec<String> = expected["envKeys"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(Value::to_string)
+        .collect();
+    keys.sort();
+    wanted.sort();
+    same("proxy.env names", &json!(keys), &json!(wanted), found);
 }
 
 fn compare_metadata(before: &Value, after: &Value, expected: &Value, found: &mut Vec<String>) {
