@@ -91,6 +91,16 @@ pub fn udp_socket(ns: &NetNs, address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// A non-blocking UDP socket inside `ns` that sends as `source`, which need not be an address of
+/// the namespace: answers to datagrams that were on their way elsewhere.
+pub fn foreign_udp_socket(ns: &NetNs, source: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket_in(ns, Domain::for_address(source), Type::DGRAM, Protocol::UDP)?;
+    crate::socket_options::set_transparent(&socket)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(source))?;
+    Ok(socket.into())
+}
+
 /// An unconnected, non-blocking TCP socket that belongs to `ns`; connect it from any thread
 /// (`tokio::net::TcpSocket::from_std_stream(socket.into())`, then `connect`).
 pub fn tcp_socket(ns: &NetNs, ipv6: bool) -> io::Result<Socket> {

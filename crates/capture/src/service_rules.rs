@@ -4,6 +4,7 @@
 //! Knows addresses only, not Services: the caller resolves those.
 
 use crate::netlink::NetlinkError;
+use crate::netlink::conntrack::ConntrackSocket;
 use crate::netlink::nft::expression::{
     Base, Is, Meta, NumberKind, R0, R1, R2, Verdict, destination_nat, hash, immediate, in_set,
     map_lookup, masquerade, meta, number, payload, reject_reset, reject_unreachable,
@@ -100,6 +101,7 @@ type Target = (Vec<SocketAddrV4>, Affinity);
 #[derive(Debug)]
 pub struct ServiceTable {
     socket: NftSocket,
+    tracked: ConntrackSocket,
     config: ServiceTableConfig,
     services: BTreeMap<Key, Target>,
     hairpin: BTreeSet<Ipv4Addr>,
@@ -115,6 +117,7 @@ impl ServiceTable {
         }
         let mut table = Self {
             socket: NftSocket::open_in(netns)?,
+            tracked: ConntrackSocket::open_in(netns)?,
             config,
             services: BTreeMap::new(),
             hairpin: BTreeSet::new(),
@@ -144,6 +147,7 @@ impl ServiceTable {
         self.stale = true;
         let changes = self.write_changes(&wanted)?;
         self.write_hairpins(&wanted)?;
+        self.forget_flows(&wanted)?;
         self.services = wanted;
         self.stale = false;
         Ok(changes)
@@ -200,6 +204,23 @@ impl ServiceTable {
         commit(&mut self.socket, batch)?;
         self.hairpin = addresses;
         Ok(())
+    }
+
+    /// UDP clients of changed services leave endpoints that are gone.
+    fn forget_flows(&mut self, wanted: &BTreeMap<Key, Target>) -> Result<(), NetlinkError> {
+        let before = &self.services;
+        let is_changed = |key: &Key| wanted.get(key) != before.get(key);
+        let mut keys = before.keys().chain(wanted.keys());
+        if !keys.any(|key| key.1 == Protocol::Udp && is_changed(key)) {
+            return Ok(());
+        }
+        self.tracked.forget_udp(|flow| {
+            let key = (*flow.dialled.ip(), Protocol::Udp, flow.dialled.port());
+            let valid = wanted
+                .get(&key)
+                .is_some_and(|(all, _)| all.contains(&flow.backend));
+            is_changed(&key) && !valid
+        })
     }
 
     fn write_base(&mut self) -> Result<(), NetlinkError> {

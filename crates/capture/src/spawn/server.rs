@@ -92,7 +92,10 @@ fn run(config: SpawnerConfig, socket: UnixStream, parent: Pid) -> io::Result<()>
         let [asked, ended] = ready.map(|fd| fd.any().unwrap_or(false));
         if ended {
             while signals.read_signal()?.is_some() {}
-            server.report_exits()?;
+            match server.report_exits() {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                other => other?,
+            }
         }
         if asked && !server.serve()? {
             return Ok(());

@@ -9,7 +9,7 @@ use meltemi_capture::spawn::{
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 pub(crate) const CASES: &[Case] = &[
@@ -33,6 +33,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_terminal_can_be_used", terminal),
     ("an_inherited_listener_serves_the_host", inherited_listener),
     ("many_containers_start_and_end_at_once", many_at_once),
+    (
+        "the_death_of_the_spawner_ends_containers_and_is_told",
+        spawner_dies,
+    ),
     ("removing_a_sandbox_ends_its_containers", removed_sandbox),
 ];
 
@@ -492,6 +496,35 @@ fn many_at_once() {
             assert_eq!(status.code, i32::from(number));
         }
     });
+}
+
+fn spawner_dies() {
+    let bench = Bench::new();
+    let (mut running, _) = bench.start(container(&["sleep", "1000"])).unwrap();
+    let ended = meltemi_capture::process::pidfd_open(running.pid).unwrap();
+    let pid = i32::try_from(bench.world.spawner_pid).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    bench.world.runtime.block_on(async {
+        tokio::time::timeout(DEADLINE, bench.world.spawner.closed())
+            .await
+            .expect("told");
+        assert!(matches!(running.wait().await, Err(SpawnError::Gone)));
+        let again = bench.world.spawner.kill(running.id, 9).await;
+        assert!(matches!(again, Err(SpawnError::Gone)));
+    });
+    let mut ready = [nix::poll::PollFd::new(
+        ended.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    assert_eq!(
+        nix::poll::poll(&mut ready, 10_000u16),
+        Ok(1),
+        "the container has gone"
+    );
 }
 
 fn removed_sandbox() {

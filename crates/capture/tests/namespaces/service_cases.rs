@@ -2,14 +2,19 @@
 
 use crate::Case;
 use crate::world::{
-    EGRESS_PORT, GATEWAY, VIP, World, accept, ask, ask_udp, dial, listen, serve_tcp, serve_udp,
+    DEADLINE, EGRESS_PORT, GATEWAY, VIP, World, accept, ask, ask_udp, ask_with, dial, listen,
+    serve_tcp, serve_udp, skip,
 };
-use meltemi_capture::netns::NetNs;
-use meltemi_capture::original_dst::original_destination;
+use meltemi_capture::netns::{NetNs, foreign_udp_socket, udp_socket};
+use meltemi_capture::original_dst::{
+    original_destination, receive_destinations, receive_with_destination,
+};
 use meltemi_capture::privilege::Mode;
-use meltemi_capture::service_rules::{Affinity, Changes, Protocol, ServiceRule};
+use meltemi_capture::service_rules::{
+    Affinity, Changes, Protocol, ServiceRule, ServiceTable, ServiceTableConfig,
+};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 pub(crate) const CASES: &[Case] = &[
@@ -28,6 +33,8 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("client_affinity_keeps_the_endpoint", affinity),
     ("many_services_fit", many_services),
+    ("udp_flows_leave_endpoints_that_are_gone", stale_flows),
+    ("udp_for_outside_is_relayed_with_its_addresses", udp_egress),
     ("traffic_for_outside_reaches_the_egress_listener", egress),
     ("a_removed_pod_is_unreachable_at_once", removed_pod),
     (
@@ -84,19 +91,6 @@ fn round_robin_and_hairpin() {
         both(),
         "from the node's own namespace"
     );
-    meltemi_capture::netns::in_netns(world.node.netns(), || {
-        let out = std::process::Command::new("nft")
-            .args(["list", "ruleset"])
-            .output()
-            .unwrap();
-        println!(
-            "{}{}",
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr)
-        );
-        Ok(())
-    })
-    .unwrap();
     // Only the way to itself hides the caller's address.
     let seen: BTreeSet<String> = (0..2).map(|_| ask(&a.netns, (VIP, 80)).unwrap()).collect();
     assert_eq!(
@@ -213,6 +207,58 @@ fn many_services() {
     assert_eq!(services.apply(&rules[..1]).unwrap().removed, 1999);
 }
 
+fn stale_flows() {
+    let world = World::new();
+    let (a, b, client) = (world.pod(2), world.pod(3), world.pod(4));
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    serve_udp(&a.netns, any, 5353, "a");
+    serve_udp(&b.netns, any, 5353, "b");
+    let mut services = world.services();
+    // One socket throughout: the same flow for the kernel.
+    let socket = udp_socket(&client.netns, (client.address, 40000).into()).unwrap();
+    for (backend, answer) in [(a.address, "a"), (b.address, "b"), (a.address, "a")] {
+        services
+            .apply(&[rule(53, Protocol::Udp, &[(backend, 5353)])])
+            .unwrap();
+        assert_eq!(ask_with(&socket, (VIP, 53)).unwrap(), answer);
+        assert_eq!(ask_with(&socket, (VIP, 53)).unwrap(), answer);
+    }
+}
+
+fn udp_egress() {
+    let world = World::new();
+    if !world.findings.tproxy {
+        skip("no TPROXY in this kernel");
+    }
+    let a = world.pod(2);
+    let config = ServiceTableConfig {
+        egress_udp: Some(15998),
+        ..world.service_config()
+    };
+    let _services = ServiceTable::create(world.node.netns(), config).unwrap();
+    let relay = udp_socket(world.node.netns(), (Ipv4Addr::LOCALHOST, 15998).into()).unwrap();
+    relay.set_nonblocking(false).unwrap();
+    relay.set_read_timeout(Some(DEADLINE)).unwrap();
+    receive_destinations(&relay).unwrap();
+    let outside = SocketAddr::from(([192, 0, 2, 77], 123));
+    let node = world.node.netns().clone();
+    let relaying = std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        let datagram = receive_with_destination(&relay, &mut buffer).unwrap();
+        assert_eq!((datagram.length, datagram.to), (1, outside));
+        let back = foreign_udp_socket(&node, datagram.to).unwrap();
+        back.send_to(b"answer", datagram.from).unwrap();
+    });
+    let socket = udp_socket(&a.netns, (a.address, 0).into()).unwrap();
+    socket.connect(outside).unwrap();
+    assert_eq!(
+        ask_with(&socket, outside).unwrap(),
+        "answer",
+        "as if from outside"
+    );
+    relaying.join().unwrap();
+}
+
 fn egress() {
     let world = World::new();
     let a = world.pod(2);
@@ -277,7 +323,7 @@ fn host_access() {
 fn ipv6_pods() {
     let world = World::new();
     if !world.findings.ipv6 {
-        crate::world::skip("no IPv6 in network namespaces here");
+        skip("no IPv6 in network namespaces here");
     }
     let address = |n: u16| std::net::Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, n);
     let pods: Vec<NetNs> = (2..4u8)

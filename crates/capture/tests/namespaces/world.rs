@@ -29,6 +29,7 @@ pub(crate) struct World {
     pub(crate) findings: Findings,
     pub(crate) node: NodeNetwork,
     pub(crate) spawner: SpawnerHandle,
+    pub(crate) spawner_pid: u32,
     pub(crate) runtime: tokio::runtime::Runtime,
 }
 
@@ -53,6 +54,7 @@ impl World {
             .enable_all()
             .build()
             .expect("runtime");
+        let spawner_pid = process.pid;
         let spawner = SpawnerHandle::start(process).expect("handle");
         let node = NodeNetwork::create(mode, NodeNetworkConfig::default()).expect("node network");
         Self {
@@ -60,6 +62,7 @@ impl World {
             findings,
             node,
             spawner,
+            spawner_pid,
             runtime,
         }
     }
@@ -75,14 +78,17 @@ impl World {
     }
 
     pub(crate) fn services(&self) -> ServiceTable {
+        ServiceTable::create(self.node.netns(), self.service_config()).expect("service table")
+    }
+
+    pub(crate) fn service_config(&self) -> ServiceTableConfig {
         let network = NodeNetworkConfig::default();
-        let config = ServiceTableConfig {
+        ServiceTableConfig {
             refuse: vec![network.services, network.load_balancers],
             inside: vec![network.pods, network.services, network.load_balancers],
             egress_tcp: Some(std::net::SocketAddrV4::new(GATEWAY, EGRESS_PORT)),
             egress_udp: None,
-        };
-        ServiceTable::create(self.node.netns(), config).expect("service table")
+        }
     }
 
     pub(crate) fn sandbox(&self, netns: &NetNs, hostname: &str) -> SandboxId {
