@@ -59,6 +59,29 @@ pub async fn from_kubeconfig(path: &Path, user_agent: &str) -> Result<Client, Co
     from_config(config, user_agent)
 }
 
+/// The API server's URL in the current context of a kubeconfig, for those who relay to it.
+pub fn server_url(path: &Path) -> Result<String, ConnectError> {
+    let wrong = |source| ConnectError::Kubeconfig {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
+    let file = Kubeconfig::read_from(path).map_err(wrong)?;
+    let current = file.current_context.as_deref();
+    let context = file
+        .contexts
+        .iter()
+        .find(|context| Some(context.name.as_str()) == current);
+    let cluster = context
+        .and_then(|context| context.context.as_ref())
+        .map(|context| context.cluster.as_str());
+    let named = file
+        .clusters
+        .iter()
+        .find(|candidate| Some(candidate.name.as_str()) == cluster);
+    let server = named.and_then(|cluster| cluster.cluster.as_ref()?.server.clone());
+    server.ok_or_else(|| wrong(kube::config::KubeconfigError::MissingClusterUrl))
+}
+
 /// Where a pod finds its API server: `KUBERNETES_SERVICE_HOST`/`_PORT` and the mounted account.
 #[derive(Debug, Clone)]
 pub struct InCluster {

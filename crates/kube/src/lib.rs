@@ -29,7 +29,7 @@ pub mod write;
 pub use kube::api::{ApiResource, DynamicObject};
 pub use kube::{Api, Client, Error, Resource, ResourceExt};
 pub use queue::WorkQueue;
-pub use store::{Store, Updated, reflect};
+pub use store::{Changes, Store, Updated, reflect};
 pub use task::Task;
 pub use watch::{Change, Key, Selectors, watch};
 

@@ -111,6 +111,29 @@ impl<K> Store<K> {
         }
     }
 
+    /// Waits until the store has caught up with `written` (an answer of the API server), at most
+    /// `limit`: a controller that has just written then decides on what it wrote. `false` when the
+    /// limit passed, for instance because the object was deleted at once.
+    pub async fn seen(&self, written: &K, limit: std::time::Duration) -> bool
+    where
+        K: Resource,
+    {
+        let key = Key::of(written);
+        let caught_up = |store: &Self| {
+            let stored = store.get(&key)?;
+            let same = stored.meta().uid == written.meta().uid;
+            (same && version(&*stored) >= version(written)).then_some(())
+        };
+        tokio::time::timeout(limit, self.until(caught_up))
+            .await
+            .is_ok()
+    }
+
+    /// Tells when something in the store changes, from now on.
+    pub fn changes(&self) -> Changes {
+        Changes(self.shared.version.subscribe())
+    }
+
     /// Puts one object in by hand (used for tests and for objects just written).
     pub fn insert(&self, object: Arc<K>) -> Option<Arc<K>>
     where
@@ -140,6 +163,29 @@ impl<K> Store<K> {
         self.shared
             .version
             .send_modify(|version| version.synced = true);
+    }
+}
+
+/// resourceVersions of one kind are ordered numbers (Kubernetes 1.35 promises it).
+fn version<K: Resource>(object: &K) -> u64 {
+    object
+        .meta()
+        .resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Waits for changes of a store; see [`Store::changes`].
+#[derive(Debug, Clone)]
+pub struct Changes(latest::Receiver<Version>);
+
+impl Changes {
+    /// Waits until something has changed since the last call. Never returns once the store is gone.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
