@@ -1,18 +1,94 @@
 //! OpenAPI v3 documents: the index and one document per group version.
+//!
+//! Documents are built on every call and not kept: clients cache them by the hash in their address.
 
-use serde_json::{Value, json};
+mod paths;
+mod schemas;
 
-use crate::kinds::Registry;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::kinds::{Registry, Resource};
 
 /// `GET /openapi/v3`: every group version with its hashed address.
 #[must_use]
-pub fn root(_registry: &Registry) -> Value {
-    json!({"paths": {}})
+pub fn root(registry: &Registry) -> Value {
+    let mut versions = vec![(String::new(), "v1".to_owned())];
+    for (group, names) in registry.groups() {
+        versions.extend(names.into_iter().map(|v| (group.clone(), v)));
+    }
+    let mut paths = Map::new();
+    for (group, version) in versions {
+        let path = if group.is_empty() {
+            format!("api/{version}")
+        } else {
+            format!("apis/{group}/{version}")
+        };
+        let url = format!(
+            "/openapi/v3/{path}?hash={}",
+            hash(registry, &group, &version)
+        );
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({"paths": paths})
+}
+
+fn in_version<'a>(
+    registry: &'a Registry,
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = &'a Resource> {
+    registry
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(move |r| r.group == group && r.version == version)
+}
+
+/// Changes when the document does: with the program, and with the CRDs of the group.
+fn hash(registry: &Registry, group: &str, version: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    for resource in in_version(registry, group, version) {
+        hash.update(resource.plural.as_bytes());
+        hash.update([0, u8::from(resource.namespaced)]);
+        for subresource in &resource.subresources {
+            hash.update(subresource.name.as_bytes());
+        }
+        if let Some(custom) = &resource.custom {
+            hash.update(custom.digest);
+        }
+    }
+    hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// `GET /openapi/v3/api/v1`, `/openapi/v3/apis/{group}/{version}`: `None` where the version is not served.
-/// Built on every call; keep nothing (clients cache by the hash).
 #[must_use]
-pub fn document(_registry: &Registry, _group: &str, _version: &str) -> Option<Vec<u8>> {
-    None
+pub fn document(registry: &Registry, group: &str, version: &str) -> Option<Vec<u8>> {
+    let resources: Vec<&Resource> = in_version(registry, group, version).collect();
+    if resources.is_empty() {
+        return None;
+    }
+    let mut components = schemas::builtin(&resources);
+    let mut paths = Map::new();
+    for resource in &resources {
+        let name = if resource.custom.is_some() {
+            schemas::add_custom(resource, &mut components)
+        } else {
+            schemas::name_of(&resource.group, &resource.version, &resource.kind)
+        };
+        if let Some(name) = name {
+            paths::add(resource, &name, &mut paths);
+        }
+    }
+    let document = json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": paths,
+        "components": {"schemas": components,
+            "securitySchemes": {"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}}},
+    });
+    serde_json::to_vec(&document).ok()
 }
+
+#[cfg(test)]
+mod tests;

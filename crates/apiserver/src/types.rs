@@ -131,7 +131,7 @@ impl Types {
     }
 
     fn build() -> Self {
-        let (roots, definitions) = roots::generate(|_, _| true);
+        let (roots, definitions) = roots::generate(|_, _, _| true);
         let ids: HashMap<&str, DefId> = definitions
             .keys()
             .enumerate()

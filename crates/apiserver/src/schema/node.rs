@@ -222,7 +222,7 @@ impl Compiler {
             None => Kind::Any,
         };
         let free = schema["x-kubernetes-preserve-unknown-fields"] == true;
-        if kind == Kind::Any && !free {
+        if schema["type"].is_null() && !free {
             let detail = match place {
                 Place::Root => Some("must not be empty at the root"),
                 Place::Field => Some("must not be empty for specified object fields"),

@@ -213,10 +213,10 @@ fn own_rules(
             Ok(other) => errors.push(failed(
                 node,
                 path,
-                &rule.source,
-                &format!("the rule is not a bool: {other:?}"),
+                rule,
+                &format!("{other:?} is not a bool"),
             )),
-            Err(why) => errors.push(failed(node, path, &rule.source, &why.to_string())),
+            Err(why) => errors.push(failed(node, path, rule, &why.to_string())),
         }
     }
 }
@@ -234,11 +234,13 @@ fn bind_optional(context: &mut Context<'_, '_>, old: Option<cel::Value>) -> bool
     true
 }
 
-fn failed(node: &Node, path: &str, source: &str, why: &str) -> FieldError {
+/// A rule that could not be evaluated, in Kubernetes' words.
+fn failed(node: &Node, path: &str, rule: &Rule, why: &str) -> FieldError {
     let field = if path.is_empty() { "<nil>" } else { path };
-    FieldError::invalid(
-        field,
-        &Value::from(node.kind.as_str()),
-        &format!("rule evaluation error: {why}: {source}"),
-    )
+    let named = rule
+        .message
+        .as_ref()
+        .map_or_else(|| format!("{:?}", rule.source), |m| m.trim().to_owned());
+    let detail = format!("{why} evaluating rule: {named}");
+    FieldError::invalid(field, &Value::from(node.kind.as_str()), &detail)
 }

@@ -192,7 +192,9 @@ fn kubernetes_functions_are_known_to_rules() {
     for (rule, value) in good {
         assert_eq!(run(rule, value), Vec::<String>::new(), "{rule}");
     }
-    assert!(run("url(self).getScheme() == ''", "not a url")[0].contains("rule evaluation error"));
+    assert!(
+        run("url(self).getScheme() == ''", "not a url")[0].contains("evaluating rule: \"url(self)")
+    );
 }
 
 #[test]

@@ -23,8 +23,10 @@ pub(crate) struct Root {
     pub(crate) definition: String,
 }
 
-/// Generates the definitions of every kind that `wanted(group, version)` selects, with what they refer to.
-pub(crate) fn generate(wanted: impl Fn(&str, &str) -> bool) -> (Vec<Root>, Map<String, Value>) {
+/// Generates the definitions of every kind that `wanted(group, version, kind)` selects, with what they refer to.
+pub(crate) fn generate(
+    wanted: impl Fn(&str, &str, &str) -> bool,
+) -> (Vec<Root>, Map<String, Value>) {
     let settings = SchemaSettings::openapi3().with(|s| {
         s.transforms.clear();
         s.meta_schema = None;
@@ -57,9 +59,9 @@ struct Collector<W> {
     wanted: W,
 }
 
-impl<W: Fn(&str, &str) -> bool> Collector<W> {
+impl<W: Fn(&str, &str, &str) -> bool> Collector<W> {
     fn add<T: Resource + JsonSchema>(&mut self) {
-        if (self.wanted)(T::GROUP, T::VERSION) {
+        if (self.wanted)(T::GROUP, T::VERSION, T::KIND) {
             self.generator.subschema_for::<T>();
             self.roots.push(Root {
                 group: T::GROUP,

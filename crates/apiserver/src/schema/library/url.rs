@@ -36,8 +36,8 @@ impl Url {
             _ => ("", rest),
         };
         // An opaque part ("mailto:x") is fine; a relative path after a scheme is too.
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        (valid_host(host) && valid_escapes(path)).then(|| Self {
+        let (user, host) = host.rsplit_once('@').unwrap_or(("", host));
+        (valid_user(user) && valid_host(host) && valid_escapes(path)).then(|| Self {
             scheme,
             host: host.to_owned(),
             path: path.to_owned(),
@@ -74,19 +74,22 @@ fn split_port(host: &str) -> (&str, &str) {
     host.rsplit_once(':').unwrap_or((host, ""))
 }
 
+fn allowed(text: &str, punctuation: &str) -> bool {
+    let good = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || punctuation.contains(c);
+    text.chars().all(good) && valid_escapes(text)
+}
+
+fn valid_user(user: &str) -> bool {
+    allowed(user, "-._:~!$&'()*+,;=%")
+}
+
 fn valid_host(host: &str) -> bool {
     let (name, port) = split_port(host);
-    let name_good = if let Some(inner) = name.strip_prefix('[') {
-        inner
+    let name_good = match name.strip_prefix('[') {
+        Some(inner) => inner
             .strip_suffix(']')
-            .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
-    } else {
-        !name.bytes().any(|b| {
-            matches!(
-                b,
-                b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b':'
-            )
-        }) && valid_escapes(name)
+            .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => allowed(name, "-._~!$&'()*+,;=<>\"%"),
     };
     name_good && port.bytes().all(|b| b.is_ascii_digit())
 }
