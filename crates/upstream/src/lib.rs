@@ -1,1 +1,21 @@
-//! Placeholder: see ARCHITECTURE.md for what belongs here.
+//! Clusters at run time: hosts, connections, TLS to peers, and the byte streams below both sides of the proxy.
+//!
+//! Flow of an upstream request: [`manager::ClusterManager::get`] → [`cluster::Cluster`] → [`balance::HostSet`] picks a
+//! [`cluster::Host`] → [`pool::Pools::acquire`] lends a connection → [`exchange::Exchange`] carries the request.
+//! The choice itself is maths of `traffic`; this crate holds the state that the maths reads.
+//!
+//! Never here: routes, listeners, retries, logs. The server side only shares [`stream`], [`http1`], [`http2`] and [`tls`].
+
+pub mod balance;
+pub mod cluster;
+pub mod connect;
+pub mod exchange;
+pub mod http1;
+pub mod http2;
+pub mod manager;
+pub mod outlier;
+pub mod output;
+pub mod pool;
+mod resolve;
+pub mod stream;
+pub mod tls;

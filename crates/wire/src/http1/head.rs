@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, StatusCode};
 
@@ -92,7 +92,9 @@ pub struct RequestHead {
     pub target: Bytes,
     /// Protocol version.
     pub version: Version,
-    /// All header lines, names in lower case.
+    /// The Host field; a request with two is refused.
+    pub host: Option<Bytes>,
+    /// All other header lines, names in lower case.
     pub headers: HeaderMap,
     /// How the body ends.
     pub framing: Framing,
@@ -168,7 +170,7 @@ impl HeadDecoder {
         };
         self.scanned = 0;
         let head = take_head(buf, len, limits)?;
-        let (headers, facts) = collect(&head, &lines[..count])?;
+        let (headers, facts) = collect(&head, &lines[..count], true)?;
         let framing = facts.request_framing(version)?;
         Ok(Some(RequestHead {
             keep_alive: facts.keep_alive(version),
@@ -176,6 +178,7 @@ impl HeadDecoder {
             target: target.slice(&head),
             method,
             version,
+            host: facts.host,
             headers,
             framing,
             wire_len: len,
@@ -220,7 +223,7 @@ impl HeadDecoder {
         };
         self.scanned = 0;
         let head = take_head(buf, len, limits)?;
-        let (headers, facts) = collect(&head, &lines[..count])?;
+        let (headers, facts) = collect(&head, &lines[..count], false)?;
         let framing = facts.response_framing(status, method)?;
         let keep_alive = facts.keep_alive(version) && framing != Framing::UntilClose;
         Ok(Some(ResponseHead {
@@ -353,6 +356,7 @@ fn take_head(buf: &mut BytesMut, len: usize, limits: &HeadLimits) -> Result<Byte
 /// What the framing headers say, gathered while the lines are copied into the map.
 #[derive(Default)]
 struct Facts {
+    host: Option<Bytes>,
     length: Option<u64>,
     chunked: bool,
     foreign_coding: bool,
@@ -361,7 +365,7 @@ struct Facts {
     connection_upgrade: bool,
 }
 
-fn collect(head: &Bytes, lines: &[Line]) -> Result<(HeaderMap, Facts), HeadError> {
+fn collect(head: &Bytes, lines: &[Line], request: bool) -> Result<(HeaderMap, Facts), HeadError> {
     let mut headers = HeaderMap::with_capacity(lines.len() + 6);
     let mut facts = Facts::default();
     for line in lines {
@@ -369,6 +373,12 @@ fn collect(head: &Bytes, lines: &[Line]) -> Result<(HeaderMap, Facts), HeadError
             HeaderName::from_bytes(line.name.bytes(head)).map_err(|_| HeadError::Malformed)?;
         let value = HeaderValue::from_maybe_shared(line.value.slice(head))
             .map_err(|_| HeadError::Malformed)?;
+        if name == HOST && request {
+            if facts.host.replace(line.value.slice(head)).is_some() {
+                return Err(HeadError::Malformed);
+            }
+            continue;
+        }
         if name == CONTENT_LENGTH {
             facts.content_length(value.as_bytes())?;
         } else if name == TRANSFER_ENCODING {

@@ -29,7 +29,7 @@ fn a_request_head_keeps_target_bytes_and_leaves_the_body_in_the_buffer() {
     assert_eq!(head.target.as_ref(), b"/a%2Fb?q=\xc3\xa9");
     assert_eq!(head.method, Method::POST);
     assert_eq!(head.framing, Framing::Length(4));
-    assert_eq!(head.headers["host"], "h");
+    assert_eq!(head.host.as_deref(), Some(&b"h"[..]));
     assert!(head.keep_alive);
     assert_eq!(&buf[..], b"body");
 }
@@ -47,6 +47,7 @@ fn ambiguous_and_malformed_requests_are_refused() {
             HeadError::Malformed,
         ),
         (b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", HeadError::Malformed),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", HeadError::Malformed),
         (b"GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", HeadError::Malformed),
         (b"GET / HTTP/1.1\r\nA b: c\r\n\r\n", HeadError::Malformed),
         (b"GET /a b HTTP/1.1\r\n\r\n", HeadError::BadVersion),

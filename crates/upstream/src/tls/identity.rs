@@ -1,0 +1,34 @@
+//! Who the peer is, read from its certificate.
+
+use meltemi_traffic::Str;
+use meltemi_traffic::tls::{PeerIdentity, SanKind};
+use rustls::pki_types::CertificateDer;
+
+/// The identity of a connection's peer; `None` when it showed no certificate.
+pub fn peer_identity(state: &rustls::CommonState, verified: bool) -> Option<PeerIdentity> {
+    let leaf = state.peer_certificates()?.first()?;
+    let mut peer = read(leaf)?;
+    peer.validated = verified;
+    Some(peer)
+}
+
+pub(super) fn read(leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
+    let facts = meltemi_identity::certificate_facts(leaf).ok()?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let shared = |names: Vec<String>| names.into_iter().map(Str::from).collect();
+    Some(PeerIdentity {
+        uri_sans: shared(facts.uris),
+        dns_sans: shared(facts.dns_names),
+        subject: facts.subject.into(),
+        issuer: Str::default(),
+        serial: facts.serial.into(),
+        fingerprint_256: hex.into(),
+        validated: false,
+    })
+}
+
+pub(super) fn sans(peer: &PeerIdentity) -> impl Iterator<Item = (SanKind, &str)> + Clone {
+    let uris = peer.uri_sans.iter().map(|name| (SanKind::Uri, name.as_str()));
+    uris.chain(peer.dns_sans.iter().map(|name| (SanKind::Dns, name.as_str())))
+}
