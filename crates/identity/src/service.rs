@@ -31,14 +31,17 @@ impl Credentials {
     /// Reads them from gRPC metadata and connection extensions ([`PeerCertificate`]).
     #[must_use]
     pub fn of<T>(request: &Request<T>) -> Self {
-        let certificate_uris = request
-            .extensions()
-            .get::<PeerCertificate>()
-            .map(|peer| peer.uris.clone())
-            .unwrap_or_default();
+        let nobody = PeerCertificate::default();
+        let peer = request.extensions().get().unwrap_or(&nobody);
+        Self::from_parts(request.metadata(), peer)
+    }
+
+    /// The same from a stream whose request is already taken apart.
+    #[must_use]
+    pub fn from_parts(metadata: &MetadataMap, peer: &PeerCertificate) -> Self {
         Self {
-            token: bearer(request.metadata()),
-            certificate_uris,
+            token: bearer(metadata),
+            certificate_uris: peer.uris.clone(),
         }
     }
 }
