@@ -269,3 +269,11 @@ pub enum ClientTlsMode {
     /// Both sides are, with the mesh's identities.
     IstioMutual,
 }
+
+impl ClientTlsMode {
+    /// TLS with certificates from outside the mesh.
+    #[must_use]
+    pub fn originates(self) -> bool {
+        matches!(self, Self::Simple | Self::Mutual)
+    }
+}

@@ -54,7 +54,7 @@ pub enum Health {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceEndpoints {
     by_port: BTreeMap<ArcStr, Vec<Endpoint>>,
-    identities: BTreeSet<SpiffeId>,
+    identities: Shared<BTreeSet<SpiffeId>>,
 }
 
 impl ServiceEndpoints {
@@ -73,7 +73,7 @@ impl ServiceEndpoints {
         }
         Self {
             by_port,
-            identities,
+            identities: Shared::new(identities),
         }
     }
 
@@ -90,7 +90,7 @@ impl ServiceEndpoints {
 
     /// The identities of the workloads behind the service.
     #[must_use]
-    pub fn identities(&self) -> &BTreeSet<SpiffeId> {
+    pub fn identities(&self) -> &Shared<BTreeSet<SpiffeId>> {
         &self.identities
     }
 }

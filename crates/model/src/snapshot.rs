@@ -257,6 +257,12 @@ impl Snapshot {
         WorkloadMutualTls::resolve(policies, &self.mesh.root_namespace, namespace, labels)
     }
 
+    /// Whether any policy on mutual TLS exists.
+    #[must_use]
+    pub fn has_peer_authentication(&self) -> bool {
+        !self.peer_authentications.is_empty()
+    }
+
     /// The VirtualServices that wait for subsets, with reasons for their status.
     #[must_use]
     pub fn held(&self) -> &[Held] {

@@ -1,0 +1,102 @@
+//! Clusters (CDS).
+//!
+//! [`outbound`] makes one for each port of a service and one more for each subset, [`inbound`] one for each port of the
+//! application behind the proxy, [`special`] the fixed ones.
+
+pub mod inbound;
+pub mod outbound;
+mod policy;
+pub mod special;
+mod upstream_tls;
+
+pub(crate) use upstream_tls::{TLS_SOCKET, mesh_versions};
+
+use crate::pb;
+use crate::pb::upstream_http;
+
+/// The key of HTTP options in a cluster.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// What is spoken towards the endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamHttp {
+    /// HTTP/1.1, or no HTTP at all.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// As the client does.
+    AsDownstream,
+}
+
+/// The HTTP options of a cluster; nothing when they are all defaults.
+fn set_http_options(
+    cluster: &mut pb::cluster::Cluster,
+    upstream: UpstreamHttp,
+    common: Option<pb::core::HttpProtocolOptions>,
+    max_concurrent_streams: Option<u32>,
+) {
+    use upstream_http::http_protocol_options as options;
+    let http2 = pb::core::Http2ProtocolOptions {
+        max_concurrent_streams: max_concurrent_streams.map(pb::number),
+        ..Default::default()
+    };
+    let explicit = |protocol| {
+        options::UpstreamProtocolOptions::ExplicitHttpConfig(options::ExplicitHttpConfig {
+            protocol_config: Some(protocol),
+        })
+    };
+    let protocol = match upstream {
+        UpstreamHttp::Http1 if common.is_none() => return,
+        UpstreamHttp::Http1 => explicit(
+            options::explicit_http_config::ProtocolConfig::HttpProtocolOptions(Default::default()),
+        ),
+        UpstreamHttp::Http2 => {
+            explicit(options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2))
+        }
+        UpstreamHttp::AsDownstream => {
+            options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+                options::UseDownstreamHttpConfig {
+                    http_protocol_options: Some(Default::default()),
+                    http2_protocol_options: Some(http2),
+                    ..Default::default()
+                },
+            )
+        }
+    };
+    let options = upstream_http::HttpProtocolOptions {
+        common_http_protocol_options: common,
+        upstream_protocol_options: Some(protocol),
+        ..Default::default()
+    };
+    cluster
+        .typed_extension_protocol_options
+        .insert(HTTP_OPTIONS.to_owned(), pb::any(&options));
+}
+
+/// Found by the address that the client dialled.
+fn original_destination(cluster: &mut pb::cluster::Cluster) {
+    set_type(cluster, pb::cluster::cluster::DiscoveryType::OriginalDst);
+    cluster.lb_policy = pb::cluster::cluster::LbPolicy::ClusterProvided.into();
+    cluster.load_assignment = None;
+    cluster.eds_cluster_config = None;
+}
+
+fn set_type(cluster: &mut pb::cluster::Cluster, kind: pb::cluster::cluster::DiscoveryType) {
+    cluster.cluster_discovery_type = Some(pb::cluster::cluster::ClusterDiscoveryType::Type(
+        kind.into(),
+    ));
+}
+
+/// Connections to the application leave from this address: the capture rules know by it that they come from the
+/// proxy.
+fn from_loop_breaker(cluster: &mut pb::cluster::Cluster) {
+    cluster.upstream_bind_config = Some(pb::core::BindConfig {
+        source_address: Some(pb::socket_address("127.0.0.6", 0)),
+        ..Default::default()
+    });
+}
+
+/// The delimiter that the expressions of the statistics' tags rely on.
+fn stat_name(name: &str) -> String {
+    format!("{name};")
+}

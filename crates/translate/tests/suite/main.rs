@@ -1,0 +1,12 @@
+//! Objects in, resources out.
+
+// Readers of test results outside of test functions.
+#![allow(clippy::panic)]
+
+mod bookinfo;
+mod destination_rules;
+mod envoy;
+mod gateways;
+mod mesh;
+mod profiles;
+mod virtual_services;
