@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The threads do little.
+const STACK: usize = 256 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -33,6 +35,12 @@ impl NetNs {
     /// The namespace of the calling thread.
     pub fn current() -> io::Result<Self> {
         let file = File::open("/proc/thread-self/ns/net")?;
+        Ok(Self(Arc::new(file.into())))
+    }
+
+    /// The namespace of a process.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))?;
         Ok(Self(Arc::new(file.into())))
     }
 
@@ -63,6 +71,7 @@ fn on_thread<T: Send>(f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T>
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("netns".to_owned())
+            .stack_size(STACK)
             .spawn_scoped(scope, f)?
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a thread in a namespace panicked")))

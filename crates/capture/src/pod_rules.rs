@@ -151,6 +151,14 @@ pub fn install(config: &CaptureConfig) -> Result<(), CaptureError> {
     Ok(nft.commit(batch)?)
 }
 
+/// What [`install`] would do, as commands of the `nft` tool.
+pub fn describe(config: &CaptureConfig) -> String {
+    let mut batch = Batch::new(Family::Inet, TABLE);
+    batch.add_new_table();
+    rules::write(&mut batch, config);
+    batch.listing()
+}
+
 /// Removes the rules from the calling thread's network namespace. Harmless when there are none.
 pub fn remove() -> Result<(), CaptureError> {
     let mut batch = Batch::new(Family::Inet, TABLE);

@@ -3,11 +3,11 @@
 
 use crate::netlink::NetlinkError;
 use crate::netlink::nft::expression::{
-    Base, Conntrack, Is, Meta, NumberKind, R0, R1, conntrack, conntrack_set, hash, immediate,
-    masquerade, meta, number, payload, reject_reset, transparent_proxy,
+    Base, Conntrack, Is, Meta, NumberKind, R0, R1, conntrack, conntrack_set, hash, masquerade,
+    meta, number, payload, reject_reset,
 };
 use crate::netlink::nft::matching::{
-    Part, TCP, destination_port, dnat_to, protocol, redirect_to, set_zone,
+    Part, TCP, destination_port, dnat_to, protocol, redirect_to, set_zone, tproxy_to,
 };
 use crate::netlink::nft::{Batch, Family, Hook, HookPoint, NftSocket};
 use crate::netlink::route::{LOOPBACK, RouteSocket};
@@ -67,10 +67,7 @@ pub fn check(mode: Mode) -> Result<Findings, Missing> {
             missing(&format!("nf_tables lacks {module}"), &remedy, e)
         })?;
     }
-    let transparent = vec![
-        immediate(R0, &15006u16.to_be_bytes()),
-        transparent_proxy(libc::AF_INET, None, R0),
-    ];
+    let transparent = tproxy_to(false, 15006);
     let tproxy = try_rule(
         &mut nft,
         "nft_tproxy",
@@ -138,32 +135,39 @@ fn expressions() -> Vec<(&'static str, Hook, Vec<Part>)> {
     vec![
         ("nft_redir", NAT_OUT, vec![protocol(TCP), redirect_to(9)]),
         ("nft_nat", NAT_OUT, vec![protocol(TCP), dnat_to(backend)]),
-        ("nft_masq", NAT_POST, vec![vec![masquerade()]]),
+        ("nft_masq", NAT_POST, vec![vec![masquerade()].into()]),
         (
             "nft_numgen",
             NAT_OUT,
-            vec![vec![number(NumberKind::Increment, 2, R0)]],
+            vec![vec![number(NumberKind::Increment, 2, R0)].into()],
         ),
         (
             "nft_hash",
             NAT_OUT,
-            vec![vec![payload(Base::Network, 12, 4, R1), hash(R1, 4, 2, R0)]],
+            vec![vec![payload(Base::Network, 12, 4, R1), hash(R1, 4, 2, R0)].into()],
         ),
         (
             "nft_reject",
             FILTER_OUT,
-            vec![protocol(TCP), vec![reject_reset()]],
+            vec![protocol(TCP), vec![reject_reset()].into()],
         ),
         (
             "nft_ct",
             FILTER_OUT,
-            vec![vec![
-                conntrack(Conntrack::Mark, R0),
-                conntrack_set(Conntrack::Mark, R0),
-            ]],
+            vec![
+                vec![
+                    conntrack(Conntrack::Mark, R0),
+                    conntrack_set(Conntrack::Mark, R0),
+                ]
+                .into(),
+            ],
         ),
         ("nft_ct zones", RAW_OUT, vec![set_zone(1)]),
-        ("nft_meta", FILTER_OUT, vec![vec![meta(Meta::SkUid, R0)]]),
+        (
+            "nft_meta",
+            FILTER_OUT,
+            vec![vec![meta(Meta::SkUid, R0)].into()],
+        ),
     ]
 }
 

@@ -249,7 +249,7 @@ impl ServiceTable {
                 priority: 100,
             }),
         );
-        batch.add_rule("post", &[addresses_in(&hairpin), vec![masquerade()]]);
+        batch.add_rule("post", &[addresses_in(&hairpin), vec![masquerade()].into()]);
         self.add_refusals(&mut batch);
         self.add_egress(&mut batch);
         self.socket.commit(batch)?;
@@ -265,9 +265,9 @@ impl ServiceTable {
             let unknown = destination_in_family(Is::Equal, range(network));
             batch.add_rule(
                 "nosvc",
-                &[unknown.clone(), protocol(TCP), vec![reject_reset()]],
+                &[unknown.clone(), protocol(TCP), vec![reject_reset()].into()],
             );
-            batch.add_rule("nosvc", &[unknown, vec![reject_unreachable()]]);
+            batch.add_rule("nosvc", &[unknown, vec![reject_unreachable()].into()]);
         }
         for (chain, point) in [
             ("nosvc_f", HookPoint::Forward),
@@ -322,7 +322,8 @@ impl ServiceTable {
                     immediate(R0, &Ipv4Addr::LOCALHOST.octets()),
                     immediate(R1, &port.to_be_bytes()),
                     transparent_proxy(libc::AF_INET, Some(R0), R1),
-                ],
+                ]
+                .into(),
                 then(Verdict::Accept),
             ];
             batch.add_rule(
@@ -359,6 +360,7 @@ fn find_service(services: &SetRef) -> Part {
         payload(Base::Transport, 2, 2, R2),
         verdict_map(services, R0),
     ]
+    .into()
 }
 
 /// `ip saddr . ip daddr @hairpin`.
@@ -368,6 +370,7 @@ fn addresses_in(set: &SetRef) -> Part {
         payload(Base::Network, 16, 4, R1),
         in_set(set, R0),
     ]
+    .into()
 }
 
 /// The rule of a service's chain: choose a backend, rewrite the destination.
@@ -403,7 +406,7 @@ fn add_choice(batch: &mut Batch, chain: &str, (backends, affinity): &Target) {
     };
     choice.push(map_lookup(&map, R0, R0));
     choice.push(destination_nat(R0, R1));
-    batch.add_rule(chain, &[transport, choice]);
+    batch.add_rule(chain, &[transport, choice.into()]);
 }
 
 fn chain_name((address, protocol, port): &Key) -> String {

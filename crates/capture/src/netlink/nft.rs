@@ -9,8 +9,10 @@ pub(crate) mod matching;
 use super::message::{APPEND, Buffer, CREATE, EXCL, REQUEST};
 use super::socket::{NetlinkError, NetlinkSocket};
 use crate::netns::NetNs;
-use expression::{Expression, Verdict, data_value, data_verdict};
+use expression::{Verdict, data_value, data_verdict};
+use matching::Part;
 use nix::sys::socket::SockProtocol;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -94,6 +96,17 @@ pub(crate) enum HookPoint {
     Postrouting = 4,
 }
 
+impl HookPoint {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+}
+
 /// What a set's keys (or a map's values) are: their length and the number by which the `nft` tool
 /// shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +141,16 @@ impl DataType {
         number: 19,
         length: 4,
     };
+
+    /// As `nft` calls it; only what stands in listings.
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Self::ADDRESS4 => Some("ipv4_addr"),
+            Self::ADDRESS6 => Some("ipv6_addr"),
+            Self::PORT => Some("inet_service"),
+            _ => None,
+        }
+    }
 
     /// Several values side by side, each padded to four bytes.
     pub(crate) fn joined(parts: &[Self]) -> Self {
@@ -171,6 +194,8 @@ pub(crate) struct Batch {
     table: String,
     messages: usize,
     sets: u32,
+    /// The same as commands of the `nft` tool.
+    listing: Vec<String>,
 }
 
 impl Batch {
@@ -184,6 +209,7 @@ impl Batch {
             table: table.to_owned(),
             messages: 0,
             sets: 0,
+            listing: Vec::new(),
         }
     }
 
@@ -212,6 +238,7 @@ impl Batch {
     /// Makes the table; `EEXIST` when there is one.
     pub(crate) fn add_new_table(&mut self) {
         let table = self.table.clone();
+        self.list("add table {table}");
         self.put(NEWTABLE, CREATE | EXCL, |b| b.string(TABLE_NAME, &table));
     }
 
@@ -226,6 +253,15 @@ impl Batch {
     /// A chain; without a hook it is only reached by jumps.
     pub(crate) fn add_chain(&mut self, name: &str, hook: Option<Hook>) {
         let table = self.table.clone();
+        self.list(&match hook {
+            None => format!("add chain {{table}} {name}"),
+            Some(hook) => format!(
+                "add chain {{table}} {name} {{ type {} hook {} priority {}; }}",
+                hook.kind,
+                hook.point.name(),
+                hook.priority
+            ),
+        });
         self.put(NEWCHAIN, CREATE, |b| {
             b.string(CHAIN_TABLE, &table);
             b.string(CHAIN_NAME, name);
@@ -281,6 +317,15 @@ impl Batch {
 
     /// Adds elements.
     pub(crate) fn add_elements(&mut self, set: &SetRef, elements: &[Element]) {
+        let keys: Option<Vec<String>> = elements.iter().map(|(key, _)| key_text(key)).collect();
+        if let Some(keys) = keys.filter(|keys| !keys.is_empty()) {
+            let command = format!(
+                "add element {{table}} {} {{ {} }}",
+                set.name,
+                keys.join(", ")
+            );
+            self.list(&command);
+        }
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
             self.elements(NEWSETELEM, CREATE, set, chunk);
         }
@@ -293,14 +338,20 @@ impl Batch {
         }
     }
 
-    /// Appends a rule made of the expressions of its parts.
-    pub(crate) fn add_rule(&mut self, chain: &str, parts: &[Vec<Expression>]) {
+    /// Appends a rule made of its parts.
+    pub(crate) fn add_rule(&mut self, chain: &str, parts: &[Part]) {
         let table = self.table.clone();
+        let words: Vec<&str> = parts
+            .iter()
+            .map(|part| part.text.as_str())
+            .filter(|text| !text.is_empty())
+            .collect();
+        self.list(&format!("add rule {{table}} {chain} {}", words.join(" ")));
         self.put(NEWRULE, CREATE | APPEND, |b| {
             b.string(RULE_TABLE, &table);
             b.string(RULE_CHAIN, chain);
             b.nest(RULE_EXPRESSIONS, |b| {
-                for expression in parts.iter().flatten() {
+                for expression in parts.iter().flat_map(|part| &part.expressions) {
                     b.nest(LIST_ELEMENT, |b| {
                         b.string(EXPRESSION_NAME, expression.name);
                         b.nest(EXPRESSION_DATA, |b| b.put(&expression.data));
@@ -310,6 +361,21 @@ impl Batch {
         });
     }
 
+    /// What the batch does, as commands of the `nft` tool.
+    pub(crate) fn listing(&self) -> String {
+        self.listing.join("\n")
+    }
+
+    fn list(&mut self, command: &str) {
+        let family = if self.family == Family::Inet {
+            "inet"
+        } else {
+            "ip"
+        };
+        let table = format!("{family} {}", self.table);
+        self.listing.push(command.replace("{table}", &table));
+    }
+
     fn new_set(
         &mut self,
         name: &str,
@@ -317,6 +383,9 @@ impl Batch {
         key: DataType,
         value: Option<MapValue>,
     ) -> SetRef {
+        if let Some(kind) = key.name() {
+            self.list(&format!("add set {{table}} {name} {{ type {kind}; }}"));
+        }
         self.sets += 1;
         let id = self.sets;
         let table = self.table.clone();
@@ -379,6 +448,16 @@ impl Batch {
                 b.put(&[family, 0, 0, 0]);
                 body(b);
             });
+    }
+}
+
+/// A port or an address in words.
+fn key_text(key: &[u8]) -> Option<String> {
+    match key.len() {
+        2 => Some(u16::from_be_bytes(key.try_into().ok()?).to_string()),
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(key).ok()?).to_string()),
+        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(key).ok()?).to_string()),
+        _ => None,
     }
 }
 

@@ -6,12 +6,13 @@
 use super::{
     CaptureConfig, DNS_PORT, InterceptionMode, IpRange, PROXY_MARK, Selection, TPROXY_MARK,
 };
-use crate::netlink::nft::expression::{Is, R0, Verdict, immediate, transparent_proxy};
+use crate::netlink::nft::expression::{Is, Verdict};
 use crate::netlink::nft::matching::{
     Part, TCP, UDP, connection_marked, destination, destination_in, destination_port,
     destination_port_in, from_link, from_loopback, host, invalid_state, ip_version, marked,
     not_protocol, protocol, redirect_to, reply_direction, set_connection_mark, set_mark, set_zone,
     socket_group, socket_user, source, source_in, source_port, then, to_link, to_loopback,
+    tproxy_to,
 };
 use crate::netlink::nft::{Batch, DataType, Element, Hook, HookPoint, SetRef};
 use crate::netlink::route::address_bytes;
@@ -144,7 +145,7 @@ impl Sets {
     /// condition when every server counts.
     fn to_dns(&self, config: &CaptureConfig) -> Vec<Part> {
         if config.capture_all_dns {
-            return vec![Vec::new()];
+            return vec![Part::default()];
         }
         vec![
             destination_in(false, &self.dns4),
@@ -304,13 +305,9 @@ fn transparent_inbound(batch: &mut Batch, config: &CaptureConfig, sets: &Sets) {
             then(Verdict::Return),
         ],
     );
-    for (ipv6, family) in [(false, libc::AF_INET), (true, libc::AF_INET6)] {
-        let deliver = vec![
-            immediate(R0, &config.inbound_port.to_be_bytes()),
-            transparent_proxy(family, None, R0),
-        ];
+    for ipv6 in [false, true] {
         let captured = [ip_version(ipv6), inbound_ports(config, sets)];
-        let action = [deliver, then(Verdict::Accept)];
+        let action = [tproxy_to(ipv6, config.inbound_port), then(Verdict::Accept)];
         batch.add_rule("pre", &[captured, action].concat());
     }
     batch.add_chain("reroute", Some(MANGLE_OUTPUT));
@@ -354,7 +351,7 @@ fn dns_zones(batch: &mut Batch, config: &CaptureConfig, sets: &Sets) {
     }
     batch.add_chain("zone_in", Some(RAW_PREROUTING));
     let from = if config.capture_all_dns {
-        vec![Vec::new()]
+        vec![Part::default()]
     } else {
         vec![source_in(false, &sets.dns4), source_in(true, &sets.dns6)]
     };
@@ -364,5 +361,110 @@ fn dns_zones(batch: &mut Batch, config: &CaptureConfig, sets: &Sets) {
             "zone_in",
             &[answer.as_slice(), &[set_zone(PROXY_ZONE)]].concat(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod_rules::describe;
+
+    fn rules(config: &CaptureConfig, chain: &str) -> Vec<String> {
+        let prefix = format!("add rule inet mesh {chain} ");
+        let text = describe(config);
+        text.lines()
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn captured_in_full_the_order_of_rules_is_exemption_self_then_redirect() {
+        let config = CaptureConfig {
+            include_outbound_ranges: Selection::All,
+            include_inbound_ports: Selection::All,
+            ..CaptureConfig::default()
+        };
+        assert_eq!(
+            rules(&config, "out"),
+            [
+                "meta mark 0x539 goto proxy",
+                "meta skuid 1337 goto proxy",
+                "meta skgid 1337 goto proxy",
+                "oif lo return",
+                "goto outbound",
+            ]
+        );
+        assert_eq!(
+            rules(&config, "pre"),
+            [
+                "iif lo return",
+                "tcp dport @skip_in return",
+                "meta l4proto tcp redirect to :15006",
+            ]
+        );
+        assert_eq!(
+            rules(&config, "proxy"),
+            [
+                "oif != lo return",
+                "ip saddr 127.0.0.6 return",
+                "ip6 saddr ::6 return",
+                "ip daddr != 127.0.0.1/8 tcp dport != 15008 redirect to :15006",
+                "ip6 daddr != ::1 tcp dport != 15008 redirect to :15006",
+            ]
+        );
+    }
+
+    #[test]
+    fn exclusions_come_before_inclusions() {
+        let range = |text: &str, prefix| IpRange {
+            address: text.parse().unwrap(),
+            prefix,
+        };
+        let config = CaptureConfig {
+            exclude_outbound_ports: vec![3306],
+            exclude_outbound_ranges: vec![range("10.9.0.0", 16)],
+            include_outbound_ports: Selection::Only(vec![443]),
+            include_outbound_ranges: Selection::Only(vec![
+                range("10.0.0.0", 8),
+                range("fd00::", 8),
+            ]),
+            ..CaptureConfig::default()
+        };
+        assert_eq!(
+            rules(&config, "outbound"),
+            [
+                "tcp dport @skip_out return",
+                "ip daddr 10.9.0.0/16 return",
+                "tcp dport @also_out redirect to :15001",
+                "ip daddr 10.0.0.0/8 meta l4proto tcp redirect to :15001",
+                "ip6 daddr fd00::/8 meta l4proto tcp redirect to :15001",
+            ]
+        );
+        assert!(describe(&config).contains("add element inet mesh also_out { 443 }"));
+    }
+
+    #[test]
+    fn without_interception_nothing_inbound_is_captured() {
+        let config = CaptureConfig {
+            mode: InterceptionMode::None,
+            ..CaptureConfig::default()
+        };
+        assert!(rules(&config, "pre").is_empty());
+    }
+
+    #[test]
+    fn interfaces_with_a_meaning_come_first() {
+        let config = CaptureConfig {
+            exclude_interfaces: vec!["net1".to_owned()],
+            virtual_interfaces: vec!["tap0".to_owned()],
+            ..CaptureConfig::default()
+        };
+        let inbound = rules(&config, "pre");
+        assert_eq!(
+            inbound[..2],
+            ["iifname \"net1\" return", "iifname \"tap0\" goto outbound"]
+        );
+        assert_eq!(rules(&config, "out")[0], "oifname \"net1\" return");
     }
 }

@@ -230,29 +230,12 @@ impl View {
         )?;
         // What the user cannot list looks empty.
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let name = PathBuf::from(entry.file_name());
-            let kind = entry.file_type()?;
-            if Some(&name) == replaced && kind.is_symlink() {
+            if replaced.is_some_and(|name| entry.file_name() == *name.as_os_str())
+                && entry.file_type()?.is_symlink()
+            {
                 continue;
             }
-            let copy = staging.join(&name);
-            if kind.is_symlink() {
-                symlink(fs::read_link(entry.path())?, &copy)?;
-                continue;
-            }
-            if kind.is_dir() {
-                fs::create_dir(&copy)?
-            } else {
-                fs::write(&copy, "")?
-            }
-            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount(
-                Some(&entry.path()),
-                &copy,
-                None::<&str>,
-                flags,
-                None::<&str>,
-            )?;
+            copy_entry(&entry, &staging.join(entry.file_name()))?;
             self.ours.entry(entry.path()).or_insert(false);
         }
         if directory == Path::new("/") {
@@ -279,6 +262,22 @@ impl View {
         self.ours.insert(directory.to_owned(), true);
         Ok(())
     }
+}
+
+/// The same link, or the same file or directory bound.
+fn copy_entry(entry: &fs::DirEntry, copy: &Path) -> io::Result<()> {
+    let kind = entry.file_type()?;
+    if kind.is_symlink() {
+        return symlink(fs::read_link(entry.path())?, copy);
+    }
+    if kind.is_dir() {
+        fs::create_dir(copy)?
+    } else {
+        fs::write(copy, "")?
+    }
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(&entry.path()), copy, None::<&str>, flags, None::<&str>)?;
+    Ok(())
 }
 
 /// Follows `target` through symbolic links; a link at the end of a file's path is not followed.

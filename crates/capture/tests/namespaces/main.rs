@@ -6,11 +6,14 @@
 // All of it is test code, though none of it is a `#[test]` function.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bench;
 mod capture_cases;
 mod cleanup_cases;
 mod container_cases;
+mod refusal_cases;
 mod role;
 mod service_cases;
+mod view_cases;
 mod world;
 
 use std::os::unix::process::CommandExt;
@@ -30,7 +33,9 @@ fn cases() -> Vec<Case> {
     [
         service_cases::CASES,
         capture_cases::CASES,
+        view_cases::CASES,
         container_cases::CASES,
+        refusal_cases::CASES,
         cleanup_cases::CASES,
     ]
     .concat()
