@@ -6,6 +6,7 @@
 //! only where these ask for the subresource.
 
 pub(crate) mod definitions;
+mod escalation;
 mod pods;
 pub(crate) mod services;
 pub mod webhook;
@@ -66,6 +67,7 @@ pub(crate) async fn check(
     object: &Value,
     old: Option<&Value>,
 ) -> ApiResult<()> {
+    escalation::check(call, object)?;
     let review = webhook::Review {
         operation,
         object: Some(object),

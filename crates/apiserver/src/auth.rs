@@ -238,15 +238,29 @@ impl RulesCache {
         {
             return Arc::clone(rules);
         }
-        let objects = kinds.map(|kind| -> Vec<Value> {
+        let mut objects = kinds.map(|kind| -> Vec<Value> {
             store
                 .list(&kind, None, None)
                 .map(|snapshot| snapshot.items.iter().map(|(_, s)| s.value()).collect())
                 .unwrap_or_default()
         });
+        aggregate(&mut objects[0]);
         let [cluster_roles, cluster_bindings, roles, bindings] = &objects;
         let rules = Arc::new(Rules::new(cluster_roles, cluster_bindings, roles, bindings));
         *current = Some((version, Arc::clone(&rules)));
         rules
+    }
+}
+
+/// Fills the rules of aggregated ClusterRoles from the roles they select.
+fn aggregate(cluster_roles: &mut [Value]) {
+    let rules: Vec<Option<Value>> = cluster_roles
+        .iter()
+        .map(|role| crate::rbac::aggregated_rules(role, cluster_roles.iter()))
+        .collect();
+    for (role, rules) in cluster_roles.iter_mut().zip(rules) {
+        if let Some(rules) = rules {
+            role["rules"] = rules;
+        }
     }
 }

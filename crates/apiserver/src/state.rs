@@ -1,6 +1,6 @@
 //! What every request handler shares: the store, the registry of served resources, and caches.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub struct Api {
     /// CA certificate, PEM.
     pub ca: String,
     registry: RwLock<Arc<Registry>>,
+    /// What each CRD serves, by the revision it was compiled from.
+    compiled: Mutex<BTreeMap<Box<str>, (u64, Vec<Resource>)>>,
     names: Mutex<HashSet<Arc<str>>>,
 }
 
@@ -74,6 +76,7 @@ impl Api {
             definitions: tokio::sync::Mutex::default(),
             ca: parts.ca,
             registry: RwLock::new(Arc::new(Registry::builtin())),
+            compiled: Mutex::default(),
             names: Mutex::default(),
         };
         api.reload_definitions();
@@ -85,17 +88,29 @@ impl Api {
         Arc::clone(&self.registry.read())
     }
 
-    /// Rebuilds the registry from the stored CRDs. Unchanged ones are recompiled too: rare, and milliseconds.
+    /// Rebuilds the registry from the stored CRDs; only those that changed are compiled again.
     pub fn reload_definitions(&self) {
         let key = self.resource_key("customresourcedefinitions.apiextensions.k8s.io");
-        let custom: Vec<Resource> = self
+        let stored = self
             .store
             .list(&key, None, None)
-            .map(|snapshot| snapshot.items)
-            .unwrap_or_default()
-            .iter()
-            .flat_map(|(_, stored)| crate::crd::resources(&stored.value()))
-            .collect();
+            .map(|s| s.items)
+            .unwrap_or_default();
+        // Held throughout, so that two reloads cannot overtake each other.
+        let mut compiled = self.compiled.lock();
+        compiled.retain(|name, _| stored.iter().any(|(key, _)| key.name == *name));
+        for (key, object) in &stored {
+            let known = compiled
+                .get(&key.name)
+                .is_some_and(|(at, _)| *at == object.revision);
+            if !known {
+                let resources = crate::crd::resources(&object.value());
+                compiled.insert(key.name.clone(), (object.revision, resources));
+            }
+        }
+        let custom = compiled
+            .values()
+            .flat_map(|(_, resources)| resources.iter().cloned());
         *self.registry.write() = Arc::new(Registry::with_custom(custom));
     }
 

@@ -1,5 +1,6 @@
 //! The real kubectl.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -212,9 +213,18 @@ async fn edit_with_a_scripted_editor() {
         return;
     };
     kubectl.apply(DEPLOYMENT).await;
+    let editor = server.state.path().join("editor");
+    std::fs::write(
+        &editor,
+        "#!/bin/sh
+sed -i s,example/web:1,example/web:9, \"$1\"
+",
+    )
+    .expect("write");
+    std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755)).expect("executable");
     let output = kubectl
         .command(&["edit", "deploy", "web"])
-        .env("KUBE_EDITOR", "sed -i s/example.web:1/example\\/web:9/")
+        .env("KUBE_EDITOR", &editor)
         .output()
         .await
         .expect("edit");
@@ -399,10 +409,10 @@ async fn custom_resources_are_served_once_defined() {
         kubectl.ok(&["delete", "crd", "widgets.example.com"]).await,
         "customresourcedefinition.apiextensions.k8s.io \"widgets.example.com\" deleted\n"
     );
-    let gone = kubectl.run(&["get", "widgets"]).await;
+    let gone = kubectl.run(&["get", "--raw", "/apis/example.com/v1"]).await;
     assert_eq!(
         gone.err,
-        "error: the server doesn't have a resource type \"widgets\"\n"
+        "Error from server (NotFound): the server could not find the requested resource\n"
     );
 }
 

@@ -4,5 +4,6 @@
 
 mod crash;
 mod kubectl;
+mod peers;
 mod requests;
 mod support;

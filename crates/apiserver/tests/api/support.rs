@@ -218,7 +218,7 @@ async fn open(access: &Access, with_certificate: bool) -> Option<SendRequest<Ful
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
         .await
         .ok()?;
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     Some(sender)
 }
 
@@ -312,6 +312,26 @@ impl Client {
         let (code, answer) = self.send(method, path, body).await.expect("connected");
         assert!(code >= 400, "{method} {path}: {code} {answer}");
         (code, answer)
+    }
+
+    /// Upgrades a connection of its own to SPDY, whatever is spoken on it then.
+    pub(crate) async fn upgrade(
+        &self,
+        method: &str,
+        path: &str,
+    ) -> TokioIo<hyper::upgrade::Upgraded> {
+        let access = Access::read(&self.state.join("kubeconfig")).expect("kubeconfig");
+        let mut sender = open(&access, true).await.expect("connect");
+        let mut request = self.request(method, path, None);
+        request
+            .headers_mut()
+            .insert("connection", "Upgrade".parse().expect("header"));
+        request
+            .headers_mut()
+            .insert("upgrade", "SPDY/3.1".parse().expect("header"));
+        let response = sender.send_request(request).await.expect("answer");
+        assert_eq!(response.status(), 101);
+        TokioIo::new(hyper::upgrade::on(response).await.expect("upgraded"))
     }
 
     /// Opens a watch on a connection of its own.
