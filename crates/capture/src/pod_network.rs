@@ -273,6 +273,9 @@ fn set_node_sysctls() -> bool {
         ("net/ipv4/conf/all/send_redirects", "0"),
         ("net/ipv4/conf/default/send_redirects", "0"),
         ("net/ipv4/conf/all/rp_filter", "0"),
+        // Pods ask for the gateway, which is an address of `lo`.
+        ("net/ipv4/conf/all/arp_ignore", "0"),
+        ("net/ipv4/conf/default/arp_ignore", "0"),
     ];
     for (name, value) in settings {
         if let Err(error) = sysctl(name, value) {
@@ -283,7 +286,12 @@ fn set_node_sysctls() -> bool {
 }
 
 fn set_pod_sysctls(ipv6: bool) {
-    let mut settings = vec![("net/ipv4/ip_unprivileged_port_start", "0")];
+    // New namespaces start from the host's current values.
+    let mut settings = vec![
+        ("net/ipv4/ip_unprivileged_port_start", "0"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/eth0/rp_filter", "0"),
+    ];
     if ipv6 {
         settings.push(("net/ipv6/conf/all/accept_redirects", "0"));
         settings.push(("net/ipv6/conf/eth0/accept_redirects", "0"));

@@ -22,6 +22,7 @@ pub const TPROXY_MARK: u32 = 0x53a;
 /// The proxy's DNS listener.
 pub const DNS_PORT: u16 = 15053;
 const TABLE: &str = "mesh";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// How inbound connections reach the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,7 +91,7 @@ pub struct CaptureConfig {
     pub redirect_dns: bool,
     /// With `redirect_dns`: queries to any server, not only `dns_servers`.
     pub capture_all_dns: bool,
-    /// The pod's name servers (from its `/etc/resolv.conf`).
+    /// The pod's name servers; when empty and needed, those of `/etc/resolv.conf`.
     pub dns_servers: Vec<IpAddr>,
     /// Drop packets that connection tracking finds invalid.
     pub drop_invalid: bool,
@@ -134,6 +135,7 @@ pub fn dns_servers(resolv_conf: &str) -> Vec<IpAddr> {
 
 /// Installs the rules in the calling thread's network namespace, replacing those of an earlier run.
 pub fn install(config: &CaptureConfig) -> Result<(), CaptureError> {
+    let config = &with_dns_servers(config);
     if config.mode == InterceptionMode::Tproxy {
         deliver_marked_locally(config.tproxy_table)?;
     }
@@ -151,8 +153,17 @@ pub fn install(config: &CaptureConfig) -> Result<(), CaptureError> {
     Ok(nft.commit(batch)?)
 }
 
+fn with_dns_servers(config: &CaptureConfig) -> CaptureConfig {
+    let mut config = config.clone();
+    if config.redirect_dns && config.dns_servers.is_empty() {
+        config.dns_servers = dns_servers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+    }
+    config
+}
+
 /// What [`install`] would do, as commands of the `nft` tool.
 pub fn describe(config: &CaptureConfig) -> String {
+    let config = &with_dns_servers(config);
     let mut batch = Batch::new(Family::Inet, TABLE);
     batch.add_new_table();
     rules::write(&mut batch, config);

@@ -103,7 +103,7 @@ const FLAGS: [Flag; 32] = [
 
 /// Reads `istio-iptables` flags (`-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d
 /// 15090,15021,15020`, long forms, `--flag=value` and `--flag value`). `dns_servers` is left empty:
-/// the caller fills it from the pod's resolv.conf ([`super::dns_servers`]).
+/// installing takes those of the pod's resolv.conf.
 pub fn parse_args(args: &[String]) -> Result<CaptureCommand, CaptureError> {
     let mut config = CaptureConfig::default();
     let (mut dry_run, mut cleanup) = (false, false);

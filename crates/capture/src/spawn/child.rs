@@ -9,7 +9,7 @@ use super::{Capability, ContainerSpec, ProcessSpec, SandboxSpec, SpawnError, Use
 use crate::privilege::Mode;
 use crate::process::{
     CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW, Capabilities, close_from_to,
-    close_on_exec_from, die_with_parent, fork_with, keep_capabilities, no_new_privileges,
+    close_on_exec_from, die_with_parent, fork_with, keep_capabilities, no_new_privileges, set_name,
     take_terminal,
 };
 use nix::errno::Errno;
@@ -123,6 +123,7 @@ fn fork_below_init(report: &OwnedFd) -> Result<(), SpawnError> {
     }
     // The report belongs to the child; here everything is closed with the rest.
     let _ = (report, close_from_to(0, u32::MAX));
+    let _ = set_name(c"meltemi-init");
     let _ = Capabilities::default().apply();
     init::run(main)
 }
