@@ -17,26 +17,16 @@ use std::net::IpAddr;
 pub struct StandIn {
     /// Last path element of the image's repository; registry and tag do not matter.
     pub image: &'static str,
-    /// Arguments after the binary's own path; the container's `args` follow when `takes_args` says so.
+    /// Arguments after the binary's own path; the container's `args` follow.
     pub argv: &'static [&'static str],
-    /// Whether the container's `args` belong to the role (the mesh's own images) or are dropped.
-    pub takes_args: bool,
 }
 
 const fn own(image: &'static str) -> StandIn {
-    StandIn {
-        image,
-        argv: &[],
-        takes_args: true,
-    }
+    StandIn { image, argv: &[] }
 }
 
 const fn sample(image: &'static str, argv: &'static [&'static str]) -> StandIn {
-    StandIn {
-        image,
-        argv,
-        takes_args: false,
-    }
+    StandIn { image, argv }
 }
 
 /// Every image that needs no pull.
@@ -72,11 +62,7 @@ pub const IMAGES: &[StandIn] = &[
     ),
     sample("httpbin", &["sample", "httpbin", "--port=80"]),
     sample("go-httpbin", &["sample", "httpbin", "--port=8080"]),
-    StandIn {
-        image: "tcp-echo-server",
-        argv: &["sample", "tcp-echo"],
-        takes_args: true,
-    },
+    sample("tcp-echo-server", &["sample", "tcp-echo"]),
 ];
 
 /// The sample applications.

@@ -1,0 +1,150 @@
+//! From the command line to a role: each gets its runtime, its log, and its configuration as values.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Context;
+use clap::CommandFactory;
+use meltemi_controlplane as controlplane;
+use meltemi_kube::connect::InCluster;
+use meltemi_node::BuiltinImage;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    arguments::{Apiserver, Arguments, Command, Discovery, Node},
+    down, status, up,
+};
+
+/// Runs what the command line asks for.
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Up(flags) => done(small_runtime()?.block_on(up::run(&flags))),
+        Command::Down(state) => done(small_runtime()?.block_on(down::run(&state))),
+        Command::Status(flags) => small_runtime()?.block_on(status::run(&flags)),
+        Command::Completion { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Arguments::command(),
+                "meltemi",
+                &mut std::io::stdout(),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Discovery(flags) => done(discovery(flags)),
+        Command::Sample { role } => done(meltemi_sample::run(role)),
+        Command::Apiserver(flags) => done(apiserver(&flags)),
+        Command::Node(flags) => done(node(&flags)),
+        Command::Proxy(flags) => done(proxy(flags)),
+        Command::Capture { flags } => done(capture(&flags)),
+    }
+}
+
+fn done(result: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// For roles that mostly wait.
+fn small_runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the asynchronous runtime")
+}
+
+/// For roles that serve many at once.
+fn server_runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the asynchronous runtime")
+}
+
+fn apiserver(flags: &Apiserver) -> anyhow::Result<()> {
+    let config = meltemi_apiserver::Config::new(&flags.state, flags.port);
+    server_runtime()?
+        .block_on(meltemi_apiserver::run(config))
+        .map_err(anyhow::Error::from)
+}
+
+fn discovery(flags: Discovery) -> anyhow::Result<()> {
+    let kubernetes = match flags.kubeconfig {
+        Some(path) => controlplane::Kubernetes::Kubeconfig(path),
+        None => controlplane::Kubernetes::InCluster(in_cluster()?),
+    };
+    let config = controlplane::Config {
+        namespace: flags.namespace,
+        revision: flags.revision,
+        identity: flags.identity,
+        trust_domain: flags.trust_domain,
+        kubernetes,
+        address: flags.address,
+        ports: controlplane::Ports::default(),
+    };
+    server_runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let shutdown = async move {
+            terminate.recv().await;
+        };
+        controlplane::run(config, shutdown)
+            .await
+            .map_err(anyhow::Error::from)
+    })
+}
+
+/// Where a pod finds its API server.
+fn in_cluster() -> anyhow::Result<InCluster> {
+    let variable = |name: &str| {
+        std::env::var(name).with_context(|| {
+            format!("{name} is not set: this is no pod; name a kubeconfig with --kubeconfig FILE")
+        })
+    };
+    let port = variable("KUBERNETES_SERVICE_PORT")?;
+    Ok(InCluster {
+        host: variable("KUBERNETES_SERVICE_HOST")?,
+        port: port
+            .parse()
+            .with_context(|| format!("KUBERNETES_SERVICE_PORT {port:?} is no port"))?,
+        account_dir: Path::new(InCluster::ACCOUNT_DIR).to_path_buf(),
+    })
+}
+
+fn capture(flags: &[String]) -> anyhow::Result<()> {
+    use meltemi_capture::pod_rules::{self, CaptureCommand};
+    match pod_rules::parse_args(flags)? {
+        CaptureCommand::Install(config) => {
+            pod_rules::install(&config).context("install redirection in this network namespace")
+        }
+        CaptureCommand::DryRun(config) => {
+            println!("{config:#?}");
+            Ok(())
+        }
+        CaptureCommand::Cleanup => {
+            pod_rules::remove().context("remove redirection from this network namespace")
+        }
+        CaptureCommand::Help => {
+            print!("{}", pod_rules::HELP);
+            Ok(())
+        }
+    }
+}
+
+/// Runs before any thread exists: the node takes namespaces and forks its spawner first.
+fn node(flags: &Node) -> anyhow::Result<()> {
+    let binary = std::env::current_exe().context("find the path of this program")?;
+    let config = meltemi_node::Config::new(&flags.state, binary, flags.ingress_port);
+    let images: Vec<BuiltinImage<'_>> = meltemi_sample::IMAGES
+        .iter()
+        .map(|image| BuiltinImage {
+            name: image.image,
+            argv: image.argv,
+        })
+        .collect();
+    meltemi_node::run(config, &images).map_err(anyhow::Error::from)
+}
+
+fn proxy(_flags: crate::arguments::Proxy) -> anyhow::Result<()> {
+    anyhow::bail!("not wired yet")
+}
