@@ -1,1 +1,37 @@
-//! Placeholder: see ARCHITECTURE.md for what belongs here.
+//! xDS to the runtime model of `traffic`: every field is effective, refused with its path, or listed as without meaning.
+//!
+//! Flow of one resource: [`coverage`] walks what the message sets and refuses the first field that nothing here reads →
+//! the function of its kind makes the runtime type, filling in Envoy's defaults → a [`Refusal`] says what does not fit,
+//! which the caller turns into a NACK (or, at start-up, into an exit).
+//!
+//! Never here: files, sockets, clocks, names of other resources. Whether a cluster or secret exists is found out when
+//! a request needs it.
+
+mod access_log;
+mod bootstrap;
+mod chain;
+mod cluster;
+pub mod coverage;
+mod endpoint;
+mod filter_config;
+mod hcm;
+mod headers;
+mod http_filter;
+mod listener;
+mod network_filter;
+mod pb;
+mod rbac;
+mod refusal;
+mod route;
+mod simulate;
+mod tls;
+mod values;
+
+pub use bootstrap::{AdsConfig, Boot, Source, bootstrap};
+pub use cluster::cluster;
+pub use endpoint::assignment;
+pub use listener::listener;
+pub use refusal::Refusal;
+pub use route::route_table;
+pub use simulate::{Call, Explanation, simulate};
+pub use tls::secret;

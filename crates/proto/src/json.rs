@@ -5,8 +5,8 @@
 //! message of envoy-types is covered, also inside `Any`, without reflection at run time.
 
 mod read;
-mod table;
-mod wire;
+pub(crate) mod table;
+pub(crate) mod wire;
 mod write;
 
 use prost::{Message, Name};

@@ -5,5 +5,6 @@
 pub mod any;
 pub mod istio;
 pub mod json;
+pub mod walk;
 
 pub use envoy_types::pb::{envoy, google, udpa, xds};

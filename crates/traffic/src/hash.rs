@@ -319,7 +319,11 @@ mod tests {
             }),
             terminal: false,
         };
-        let hash = request_hash(&[policy.clone()], &SimpleRequest::get("a", "/"), &FACTS);
+        let hash = request_hash(
+            std::slice::from_ref(&policy),
+            &SimpleRequest::get("a", "/"),
+            &FACTS,
+        );
         let cookie = hash.set_cookie.unwrap();
         assert!(
             cookie.starts_with("user=\"") && cookie.ends_with("; Path=/; HttpOnly"),

@@ -14,13 +14,16 @@ use crate::route::{
     RouteMatch, RouteTable, VirtualHost, WeightedCluster, WeightedClusters,
 };
 
+/// Names without their `*` by length.
+type ByLength = Vec<(usize, AHashMap<Box<[u8]>, u32>)>;
+
 /// Domain search: exact, longest suffix wildcard, longest prefix wildcard, `*`.
 #[derive(Debug, Default)]
 pub struct DomainIndex {
     exact: AHashMap<Box<[u8]>, u32>,
     /// By length, longest first; keys without the `*`.
-    suffixes: Vec<(usize, AHashMap<Box<[u8]>, u32>)>,
-    prefixes: Vec<(usize, AHashMap<Box<[u8]>, u32>)>,
+    suffixes: ByLength,
+    prefixes: ByLength,
     any: Option<u32>,
 }
 
@@ -46,7 +49,7 @@ impl DomainIndex {
                 index.insert(&domain.to_ascii_lowercase(), position)?;
             }
         }
-        let longest_first = |list: &mut Vec<(usize, AHashMap<Box<[u8]>, u32>)>| {
+        let longest_first = |list: &mut ByLength| {
             list.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
         };
         longest_first(&mut index.suffixes);
@@ -94,10 +97,7 @@ impl DomainIndex {
     }
 }
 
-fn bucket(
-    list: &mut Vec<(usize, AHashMap<Box<[u8]>, u32>)>,
-    length: usize,
-) -> &mut AHashMap<Box<[u8]>, u32> {
+fn bucket(list: &mut ByLength, length: usize) -> &mut AHashMap<Box<[u8]>, u32> {
     let at = list
         .iter()
         .position(|(have, _)| *have == length)

@@ -10,7 +10,7 @@ const VALUE: usize = 12;
 
 /// Field kinds, as `google.protobuf.FieldDescriptorProto.Type` numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Double,
     Float,
     Int64,
@@ -32,29 +32,29 @@ pub(super) enum Kind {
 
 /// One message.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Message {
-    pub(super) name: &'static str,
+pub(crate) struct Message {
+    pub(crate) name: &'static str,
     first: usize,
     count: usize,
 }
 
 /// One field.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Field {
-    pub(super) number: u32,
-    pub(super) name: &'static str,
-    pub(super) kind: Kind,
-    pub(super) repeated: bool,
-    pub(super) map: bool,
-    pub(super) sensitive: bool,
-    pub(super) oneof: Option<u32>,
+pub(crate) struct Field {
+    pub(crate) number: u32,
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) repeated: bool,
+    pub(crate) map: bool,
+    pub(crate) sensitive: bool,
+    pub(crate) oneof: Option<u32>,
     target: usize,
 }
 
 /// One enum.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Enum {
-    pub(super) name: &'static str,
+pub(crate) struct Enum {
+    pub(crate) name: &'static str,
     first: usize,
     count: usize,
 }
@@ -94,7 +94,7 @@ fn message_at(index: usize) -> Message {
 }
 
 /// Finds a message by its full name.
-pub(super) fn message(name: &str) -> Option<Message> {
+pub(crate) fn message(name: &str) -> Option<Message> {
     let (mut low, mut high) = (0, size(0));
     while low < high {
         let middle = low.midpoint(high);
@@ -109,17 +109,17 @@ pub(super) fn message(name: &str) -> Option<Message> {
 }
 
 impl Message {
-    pub(super) fn fields(self) -> impl Iterator<Item = Field> {
+    pub(crate) fn fields(self) -> impl Iterator<Item = Field> {
         (self.first..self.first + self.count).map(Field::at)
     }
 
     /// Finds a field by its proto name or its JSON name.
-    pub(super) fn field_named(self, name: &str) -> Option<Field> {
+    pub(crate) fn field_named(self, name: &str) -> Option<Field> {
         self.fields()
             .find(|field| field.name == name || is_json_name(field.name, name))
     }
 
-    pub(super) fn field(self, number: u32) -> Option<Field> {
+    pub(crate) fn field(self, number: u32) -> Option<Field> {
         self.fields().find(|field| field.number == number)
     }
 }
@@ -166,12 +166,12 @@ impl Field {
     }
 
     /// The message of a message field (the entry, for a map).
-    pub(super) fn message(self) -> Message {
+    pub(crate) fn message(self) -> Message {
         message_at(self.target)
     }
 
     /// The enum of an enum field.
-    pub(super) fn enumeration(self) -> Enum {
+    pub(crate) fn enumeration(self) -> Enum {
         let at = enums_at() + self.target * ENUM;
         Enum {
             name: text(size(at), size(at + 4)),
@@ -182,7 +182,7 @@ impl Field {
 }
 
 impl Enum {
-    pub(super) fn values(self) -> impl Iterator<Item = (&'static str, i32)> {
+    pub(crate) fn values(self) -> impl Iterator<Item = (&'static str, i32)> {
         (self.first..self.first + self.count).map(|index| {
             let at = values_at() + index * VALUE;
             (text(size(at), size(at + 4)), word(at + 8).cast_signed())

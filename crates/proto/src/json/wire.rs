@@ -2,12 +2,12 @@
 
 use super::JsonError;
 
-pub(super) const VARINT: u32 = 0;
-pub(super) const FIXED64: u32 = 1;
-pub(super) const BYTES: u32 = 2;
-pub(super) const FIXED32: u32 = 5;
+pub(crate) const VARINT: u32 = 0;
+pub(crate) const FIXED64: u32 = 1;
+pub(crate) const BYTES: u32 = 2;
+pub(crate) const FIXED32: u32 = 5;
 
-pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+pub(crate) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -15,45 +15,45 @@ pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-pub(super) fn put_tag(number: u32, wire_type: u32, out: &mut Vec<u8>) {
+pub(crate) fn put_tag(number: u32, wire_type: u32, out: &mut Vec<u8>) {
     put_varint(u64::from(number) << 3 | u64::from(wire_type), out);
 }
 
-pub(super) fn put_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
     put_tag(number, BYTES, out);
     put_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
-pub(super) fn zigzag(value: i64) -> u64 {
+pub(crate) fn zigzag(value: i64) -> u64 {
     (value << 1 ^ value >> 63).cast_unsigned()
 }
 
-pub(super) fn unzigzag(value: u64) -> i64 {
+pub(crate) fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
 }
 
 /// A field's value as it lies on the wire.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Raw<'b> {
+pub(crate) enum Raw<'b> {
     Number(u64),
     Bytes(&'b [u8]),
 }
 
 /// Reads fields one after the other.
 #[derive(Debug)]
-pub(super) struct Reader<'b>(pub(super) &'b [u8]);
+pub(crate) struct Reader<'b>(pub(crate) &'b [u8]);
 
 fn cut() -> JsonError {
     JsonError::new("message is cut short")
 }
 
 impl<'b> Reader<'b> {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64, JsonError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, JsonError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let (byte, rest) = self.0.split_first().ok_or_else(cut)?;
@@ -66,14 +66,14 @@ impl<'b> Reader<'b> {
         Err(JsonError::new("number is too long"))
     }
 
-    pub(super) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], JsonError> {
+    pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], JsonError> {
         let (bytes, rest) = self.0.split_first_chunk::<N>().ok_or_else(cut)?;
         self.0 = rest;
         Ok(*bytes)
     }
 
     /// The next field: number, wire type and value.
-    pub(super) fn field(&mut self) -> Result<(u32, u32, Raw<'b>), JsonError> {
+    pub(crate) fn field(&mut self) -> Result<(u32, u32, Raw<'b>), JsonError> {
         let tag = self.varint()?;
         let number =
             u32::try_from(tag >> 3).map_err(|_| JsonError::new("field number is too large"))?;

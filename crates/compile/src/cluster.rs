@@ -1,0 +1,463 @@
+//! Clusters.
+
+mod balancing;
+mod http;
+mod outlier;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meltemi_proto::any::type_name;
+use meltemi_traffic::Str;
+use meltemi_traffic::cluster::{
+    BindConfig, Cluster, ClusterKind, Dns, DnsFamily, HealthCheck, HealthCheckKind, KeepAlive,
+    OriginalDst, RetryBudget, Thresholds, Transport, TransportMatch, TransportSockets,
+    UpstreamFilter,
+};
+use meltemi_traffic::endpoint::{Address, Assignment};
+use prost::Name;
+
+use crate::coverage;
+use crate::filter_config::decode;
+use crate::pb::{cluster as pb, core, sockets, wkt};
+use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
+use crate::values::{
+    duration, duration_or, flag, header_name, metadata, number, number_or, percent, positive_or,
+    socket_address, socket_option, struct_value,
+};
+
+/// Envoy's default soft limit of connection buffers.
+pub(crate) const DEFAULT_BUFFER: u32 = 1 << 20;
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
+const DEFAULT_CLEANUP: Duration = Duration::from_secs(5);
+
+/// Compiles a cluster.
+///
+/// # Errors
+/// The first field that has no effect or no sense.
+pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
+    coverage::check(message, &pb::Cluster::full_name())?;
+    if message.name.is_empty() {
+        return refuse_field("name", "is required");
+    }
+    let kind = kind(message)?;
+    let endpoints = match &message.load_assignment {
+        Some(assignment) => crate::endpoint::embedded(assignment).within("load_assignment")?,
+        None => Assignment {
+            overprovisioning: Assignment::DEFAULT_OVERPROVISIONING,
+            ..Assignment::default()
+        },
+    };
+    check_endpoints(&kind, &endpoints).within("load_assignment")?;
+    let stat_name = if message.alt_stat_name.is_empty() {
+        &message.name
+    } else {
+        &message.alt_stat_name
+    };
+    Ok(Arc::new(Cluster {
+        name: message.name.as_str().into(),
+        stat_name: stat_name.as_str().into(),
+        lb: balancing::policy(message, &kind)?,
+        lb_common: balancing::settings(message)?,
+        endpoints: Arc::new(endpoints),
+        kind,
+        connect_timeout: positive_or(
+            "connect_timeout",
+            message.connect_timeout.as_ref(),
+            DEFAULT_CONNECT_TIMEOUT,
+        )?,
+        buffer_limit: number_or(
+            message.per_connection_buffer_limit_bytes.as_ref(),
+            DEFAULT_BUFFER,
+        ),
+        breakers: breakers(message.circuit_breakers.as_ref())?,
+        outlier: message
+            .outlier_detection
+            .as_ref()
+            .map(|m| outlier::detection(m).within("outlier_detection"))
+            .transpose()?,
+        transport: transports(message)?,
+        http: http::settings(message)?,
+        bind: bind(message.upstream_bind_config.as_ref()).within("upstream_bind_config")?,
+        keepalive: keepalive(message.upstream_connection_options.as_ref()),
+        health_checks: each("health_checks", &message.health_checks, health_check)?,
+        metadata: metadata(message.metadata.as_ref()),
+        filters: each("filters", &message.filters, filter)?,
+        close_on_health_failure: message.close_connections_on_host_health_failure,
+        ignore_health_on_removal: message.ignore_health_on_host_removal,
+        cleanup_interval: positive_or(
+            "cleanup_interval",
+            message.cleanup_interval.as_ref(),
+            DEFAULT_CLEANUP,
+        )?,
+    }))
+}
+
+fn kind(message: &pb::Cluster) -> Compiled<ClusterKind> {
+    use pb::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let number = match &message.cluster_discovery_type {
+        None => DiscoveryType::Static as i32,
+        Some(ClusterDiscoveryType::Type(number)) => *number,
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            return custom_kind(message, custom).within("cluster_type");
+        }
+    };
+    Ok(match DiscoveryType::try_from(number) {
+        Ok(DiscoveryType::Static) => ClusterKind::Static,
+        Ok(DiscoveryType::StrictDns) => ClusterKind::StrictDns(dns(message)?),
+        Ok(DiscoveryType::LogicalDns) => ClusterKind::LogicalDns(dns(message)?),
+        Ok(DiscoveryType::OriginalDst) => ClusterKind::OriginalDst(original_dst(message)?),
+        Ok(DiscoveryType::Eds) => {
+            let Some(config) = &message.eds_cluster_config else {
+                return refuse_field("eds_cluster_config", "is required for type EDS");
+            };
+            let name = if config.service_name.is_empty() {
+                &message.name
+            } else {
+                &config.service_name
+            };
+            ClusterKind::Eds(name.as_str().into())
+        }
+        Err(_) => return refuse_field("type", "is unknown"),
+    })
+}
+
+fn custom_kind(
+    message: &pb::Cluster,
+    custom: &pb::cluster::CustomClusterType,
+) -> Compiled<ClusterKind> {
+    let url = custom
+        .typed_config
+        .as_ref()
+        .map_or("", |any| type_name(&any.type_url));
+    match url {
+        "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" => {
+            Ok(ClusterKind::DynamicForwardProxy(dns(message)?))
+        }
+        other => refuse(format!(
+            "cluster type {} ({other}) is not supported",
+            custom.name
+        )),
+    }
+}
+
+#[expect(deprecated, reason = "what Istio sends")]
+fn dns(message: &pb::Cluster) -> Compiled<Dns> {
+    use pb::cluster::DnsLookupFamily;
+    let failure = message
+        .dns_failure_refresh_rate
+        .as_ref()
+        .and_then(|rate| rate.base_interval.as_ref());
+    Ok(Dns {
+        refresh: positive_or(
+            "dns_refresh_rate",
+            message.dns_refresh_rate.as_ref(),
+            DEFAULT_DNS_REFRESH,
+        )?,
+        jitter: duration_or("dns_jitter", message.dns_jitter.as_ref(), Duration::ZERO)?,
+        failure_refresh: failure
+            .map(|rate| duration(rate).within("dns_failure_refresh_rate.base_interval"))
+            .transpose()?,
+        respect_ttl: message.respect_dns_ttl,
+        family: match message.dns_lookup_family() {
+            DnsLookupFamily::Auto => DnsFamily::Auto,
+            DnsLookupFamily::V4Only => DnsFamily::V4Only,
+            DnsLookupFamily::V6Only => DnsFamily::V6Only,
+            DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
+            DnsLookupFamily::All => DnsFamily::All,
+        },
+    })
+}
+
+fn original_dst(message: &pb::Cluster) -> Compiled<OriginalDst> {
+    let Some(pb::cluster::LbConfig::OriginalDstLbConfig(config)) = &message.lb_config else {
+        return Ok(OriginalDst::default());
+    };
+    let name = if config.http_header_name.is_empty() {
+        "x-envoy-original-dst-host"
+    } else {
+        &config.http_header_name
+    };
+    let header = config
+        .use_http_header
+        .then(|| header_name(name))
+        .transpose();
+    let port_override = number(config.upstream_port_override.as_ref())
+        .map(u16::try_from)
+        .transpose();
+    let key = config.metadata_key.as_ref().map(|key| {
+        use meltemi_proto::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
+        let path = key
+            .path
+            .iter()
+            .filter_map(|segment| match &segment.segment {
+                Some(Segment::Key(key)) => Some(Str::from(key.as_str())),
+                _ => None,
+            });
+        (Str::from(key.key.as_str()), path.collect())
+    });
+    Ok(OriginalDst {
+        header: header.within("original_dst_lb_config.http_header_name")?,
+        port_override: port_override.or_else(|_| {
+            refuse_field(
+                "original_dst_lb_config.upstream_port_override",
+                "must be at most 65535",
+            )
+        })?,
+        metadata_key: key,
+    })
+}
+
+fn check_endpoints(kind: &ClusterKind, endpoints: &Assignment) -> Compiled<()> {
+    let hosts = || {
+        endpoints
+            .localities
+            .iter()
+            .flat_map(|group| &group.endpoints)
+    };
+    match kind {
+        ClusterKind::Static => {
+            match hosts().find(|host| matches!(host.address, Address::Named(..))) {
+                Some(host) => refuse(format!(
+                    "{} is no IP address, which type STATIC needs",
+                    host.address
+                )),
+                None => Ok(()),
+            }
+        }
+        ClusterKind::LogicalDns(_) if hosts().count() != 1 => {
+            refuse("type LOGICAL_DNS needs exactly one endpoint")
+        }
+        ClusterKind::Eds(_) | ClusterKind::OriginalDst(_) if hosts().count() > 0 => {
+            refuse("endpoints have no meaning for this type")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn breakers(message: Option<&pb::CircuitBreakers>) -> Compiled<[Thresholds; 2]> {
+    let mut out = [Thresholds::default(); 2];
+    let Some(message) = message else {
+        return Ok(out);
+    };
+    for (position, wire) in message.thresholds.iter().enumerate() {
+        let slot = usize::from(wire.priority() == core::RoutingPriority::High);
+        let at = |field: &str| format!("circuit_breakers.thresholds[{position}].{field}");
+        let budget = wire.retry_budget.as_ref().map(|budget| {
+            Compiled::Ok(RetryBudget {
+                percent: percent(
+                    &at("retry_budget.budget_percent"),
+                    budget.budget_percent.as_ref(),
+                    20.0,
+                )?,
+                min_concurrency: number_or(budget.min_retry_concurrency.as_ref(), 3),
+            })
+        });
+        let default = Thresholds::default();
+        out[slot] = Thresholds {
+            max_connections: number_or(wire.max_connections.as_ref(), default.max_connections),
+            max_pending: number_or(wire.max_pending_requests.as_ref(), default.max_pending),
+            max_requests: number_or(wire.max_requests.as_ref(), default.max_requests),
+            max_retries: number_or(wire.max_retries.as_ref(), default.max_retries),
+            budget: budget.transpose()?,
+            max_pools: number(wire.max_connection_pools.as_ref()),
+            max_connections_per_host: out[slot].max_connections_per_host,
+            track_remaining: wire.track_remaining,
+        };
+    }
+    for wire in &message.per_host_thresholds {
+        let slot = usize::from(wire.priority() == core::RoutingPriority::High);
+        out[slot].max_connections_per_host = number(wire.max_connections.as_ref());
+    }
+    Ok(out)
+}
+
+fn transports(message: &pb::Cluster) -> Compiled<TransportSockets> {
+    let matches = each(
+        "transport_socket_matches",
+        &message.transport_socket_matches,
+        |entry| {
+            let Some(socket) = &entry.transport_socket else {
+                return refuse_field("transport_socket", "is required");
+            };
+            let criteria = entry.r#match.as_ref().map(struct_value);
+            let criteria = criteria
+                .as_ref()
+                .and_then(|value| value.as_struct())
+                .map(|fields| {
+                    fields
+                        .iter()
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect()
+                });
+            Ok(TransportMatch {
+                name: entry.name.as_str().into(),
+                criteria: criteria.unwrap_or_default(),
+                transport: transport(socket).within("transport_socket")?,
+            })
+        },
+    )?;
+    let default = message
+        .transport_socket
+        .as_ref()
+        .map(|socket| transport(socket).within("transport_socket"));
+    Ok(TransportSockets {
+        matches,
+        default: default.transpose()?.unwrap_or_default(),
+    })
+}
+
+fn transport(message: &core::TransportSocket) -> Compiled<Transport> {
+    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &message.config_type else {
+        return if message.name == "envoy.transport_sockets.raw_buffer" {
+            Ok(Transport::Raw)
+        } else {
+            refuse_field("typed_config", "is required")
+        };
+    };
+    typed_transport(any).within("typed_config")
+}
+
+fn typed_transport(any: &wkt::Any) -> Compiled<Transport> {
+    match type_name(&any.type_url) {
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(Transport::Raw),
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => {
+            let context: sockets::tls::v3::UpstreamTlsContext = decode(any)?;
+            Ok(Transport::Tls(Arc::new(crate::tls::upstream(&context)?)))
+        }
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport" => {
+            let wrapper: sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport = decode(any)?;
+            let version = wrapper.config.as_ref().map_or(1, |config| {
+                u8::from(config.version() == core::proxy_protocol_config::Version::V2) + 1
+            });
+            let Some(inner) = &wrapper.transport_socket else {
+                return refuse_field("transport_socket", "is required");
+            };
+            let inner = transport(inner).within("transport_socket")?;
+            Ok(Transport::ProxyProtocol(version, Box::new(inner)))
+        }
+        other => refuse(format!("transport socket {other} is not supported")),
+    }
+}
+
+fn bind(message: Option<&core::BindConfig>) -> Compiled<BindConfig> {
+    let Some(message) = message else {
+        return Ok(BindConfig::default());
+    };
+    let source = message
+        .source_address
+        .as_ref()
+        .map(|source| socket_address(source).within("source_address"));
+    let extra = each(
+        "extra_source_addresses",
+        &message.extra_source_addresses,
+        |extra| match &extra.address {
+            Some(source) => socket_address(source).within("address"),
+            None => refuse_field("address", "is required"),
+        },
+    )?;
+    Ok(BindConfig {
+        source: source.transpose()?,
+        extra_sources: extra,
+        freebind: flag(message.freebind.as_ref(), false),
+        options: each("socket_options", &message.socket_options, socket_option)?,
+    })
+}
+
+fn keepalive(message: Option<&pb::UpstreamConnectionOptions>) -> Option<KeepAlive> {
+    let keepalive = message?.tcp_keepalive.as_ref()?;
+    let seconds =
+        |value: Option<&wkt::UInt32Value>| number(value).map(|n| Duration::from_secs(u64::from(n)));
+    Some(KeepAlive {
+        probes: number(keepalive.keepalive_probes.as_ref()),
+        time: seconds(keepalive.keepalive_time.as_ref()),
+        interval: seconds(keepalive.keepalive_interval.as_ref()),
+    })
+}
+
+fn filter(message: &pb::Filter) -> Compiled<UpstreamFilter> {
+    use meltemi_proto::istio::filters::tcp_exchange::MetadataExchange;
+    let Some(any) = &message.typed_config else {
+        return refuse_field("typed_config", "is required");
+    };
+    match type_name(&any.type_url) {
+        "envoy.tcp.metadataexchange.config.MetadataExchange" => {
+            let config: MetadataExchange = decode(any).within("typed_config")?;
+            Ok(UpstreamFilter::MetadataExchange {
+                protocol: config.protocol.as_str().into(),
+            })
+        }
+        other => refuse_field(
+            "typed_config",
+            format!("upstream filter {other} is not supported"),
+        ),
+    }
+}
+
+fn health_check(message: &core::HealthCheck) -> Compiled<HealthCheck> {
+    use core::health_check::HealthChecker;
+    let (Some(timeout), Some(interval)) = (&message.timeout, &message.interval) else {
+        return refuse("timeout and interval are required");
+    };
+    let kind = match &message.health_checker {
+        Some(HealthChecker::TcpHealthCheck(check)) => HealthCheckKind::Tcp {
+            send: check
+                .send
+                .as_ref()
+                .map(payload)
+                .transpose()
+                .within("tcp_health_check.send")?
+                .unwrap_or_default(),
+            receive: each("tcp_health_check.receive", &check.receive, payload)?,
+        },
+        Some(HealthChecker::HttpHealthCheck(check)) => HealthCheckKind::Http {
+            host: check.host.as_str().into(),
+            path: check.path.as_str().into(),
+            expected: each(
+                "http_health_check.expected_statuses",
+                &check.expected_statuses,
+                |range| match (u16::try_from(range.start), u16::try_from(range.end)) {
+                    (Ok(start), Ok(end)) if start < end => Ok((start, end)),
+                    _ => refuse("must be a range of status codes"),
+                },
+            )?,
+            http2: check.codec_client_type()
+                == meltemi_proto::envoy::r#type::v3::CodecClientType::Http2,
+        },
+        Some(HealthChecker::GrpcHealthCheck(check)) => HealthCheckKind::Grpc {
+            service: check.service_name.as_str().into(),
+            authority: check.authority.as_str().into(),
+        },
+        _ => return refuse("this kind of health check is not supported"),
+    };
+    let interval = duration(interval).within("interval")?;
+    Ok(HealthCheck {
+        timeout: duration(timeout).within("timeout")?,
+        interval,
+        no_traffic_interval: duration_or(
+            "no_traffic_interval",
+            message.no_traffic_interval.as_ref(),
+            Duration::from_secs(60),
+        )?,
+        unhealthy_threshold: number_or(message.unhealthy_threshold.as_ref(), 1),
+        healthy_threshold: number_or(message.healthy_threshold.as_ref(), 1),
+        kind,
+    })
+}
+
+fn payload(message: &core::health_check::Payload) -> Compiled<Vec<u8>> {
+    use core::health_check::payload::Payload;
+    match &message.payload {
+        Some(Payload::Binary(bytes)) => Ok(bytes.clone()),
+        Some(Payload::Text(hex)) => {
+            let digits: Option<Vec<u8>> = hex
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+                .collect();
+            digits.map_or_else(|| refuse_field("text", "must be hexadecimal"), Ok)
+        }
+        None => refuse("needs a payload"),
+    }
+}

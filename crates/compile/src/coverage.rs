@@ -1,0 +1,113 @@
+//! Which fields have effect, which are without meaning here, and refusal of all others.
+//!
+//! The tables are the one account of what is supported: the check of every resource and the documentation both read
+//! them. A message without an entry is a leaf (a duration, a matcher, a struct) whose reader looks at all of it, or a
+//! type that its reader refuses as a whole.
+
+mod tables;
+
+use meltemi_proto::walk::{Step, walk};
+use prost::Message;
+
+use crate::refusal::Refusal;
+
+/// What a field does here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It has the effect that Envoy documents.
+    Effective,
+    /// Nothing depends on it here; it is accepted.
+    WithoutMeaning,
+    /// A resource that sets it is refused.
+    Refused,
+}
+
+/// The fields of one message.
+#[derive(Debug)]
+pub struct Coverage {
+    /// Full name.
+    pub message: &'static str,
+    effective: &'static str,
+    without_meaning: &'static str,
+}
+
+impl Coverage {
+    /// What a field does.
+    #[must_use]
+    pub fn effect(&self, field: &str) -> Effect {
+        let listed = |list: &str| list.split_ascii_whitespace().any(|name| name == field);
+        if listed(self.effective) {
+            Effect::Effective
+        } else if listed(self.without_meaning) {
+            Effect::WithoutMeaning
+        } else {
+            Effect::Refused
+        }
+    }
+
+    /// Every field that the protos know, with what it does.
+    pub fn fields(&self) -> impl Iterator<Item = (&'static str, Effect)> {
+        meltemi_proto::json::fields(self.message)
+            .into_iter()
+            .map(|(_, field)| (field, self.effect(field)))
+    }
+}
+
+/// Every message that has fields of its own to account for, by name.
+#[must_use]
+pub fn messages() -> &'static [Coverage] {
+    tables::MESSAGES
+}
+
+fn of(message: &str) -> Option<&'static Coverage> {
+    tables::MESSAGES
+        .binary_search_by(|entry| entry.message.cmp(message))
+        .ok()
+        .map(|at| &tables::MESSAGES[at])
+}
+
+/// Refuses the first field, at any depth, that has no effect here.
+pub(crate) fn check<M: Message>(message: &M, name: &str) -> Result<(), Refusal> {
+    let bytes = message.encode_to_vec();
+    let judged = walk(name, &bytes, &mut |message, field| match of(message) {
+        None => Step::Skip,
+        Some(coverage) => match coverage.effect(field) {
+            Effect::Effective => Step::Enter,
+            Effect::WithoutMeaning => Step::Skip,
+            Effect::Refused => Step::Refuse("not supported".to_owned()),
+        },
+    });
+    judged.map_err(Refusal::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_sorted_and_name_only_fields_that_exist() {
+        assert!(tables::MESSAGES.is_sorted_by(|a, b| a.message < b.message));
+        for entry in messages() {
+            let known: Vec<_> = meltemi_proto::json::fields(entry.message)
+                .into_iter()
+                .map(|(_, name)| name)
+                .collect();
+            assert!(
+                meltemi_proto::json::knows(entry.message),
+                "{}",
+                entry.message
+            );
+            let listed = entry
+                .effective
+                .split_ascii_whitespace()
+                .chain(entry.without_meaning.split_ascii_whitespace());
+            for field in listed {
+                assert!(
+                    known.contains(&field),
+                    "{} has no field {field}",
+                    entry.message
+                );
+            }
+        }
+    }
+}
