@@ -181,7 +181,7 @@ impl NodeNetwork {
             Ok(set_up_inside(gateway, address, ipv6))
         })
         .map_err(at("enter the pod's network namespace"))??;
-        Ok(())
+        Ok(self.route().wait_running(index)?)
     }
 
     /// Removes a pod's link and route. Harmless when the pod's namespace is already gone.
@@ -330,6 +330,7 @@ fn link_host(
         gateway: Some(host_end),
         ..Route::to(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
     })?;
+    host.wait_running(index)?;
     let mut link = HostLink {
         name,
         routed: Vec::new(),

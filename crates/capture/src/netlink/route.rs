@@ -1,11 +1,12 @@
 //! Links, addresses, routes and routing rules.
 
-use super::message::{ACK, Buffer, CREATE, EXCL, REQUEST, u32_at};
+use super::message::{ACK, Buffer, CREATE, EXCL, REQUEST, attributes, u32_at};
 use super::socket::{NetlinkError, NetlinkSocket};
 use crate::netns::NetNs;
 use nix::sys::socket::SockProtocol;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -16,6 +17,7 @@ const GETROUTE: u16 = 26;
 const NEWRULE: u16 = 32;
 
 const IFLA_IFNAME: u16 = 3;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -35,6 +37,12 @@ const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 /// Answer a route question with the routing table's entry.
 const RTM_F_FIB_MATCH: u32 = 0x2000;
+
+/// Bytes before a link's attributes.
+const LINK_HEADER: usize = 16;
+/// `IF_OPER_UP`.
+const OPERATIONAL: u8 = 6;
+const RUNNING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The main routing table.
 pub(crate) const MAIN_TABLE: u32 = 254;
@@ -168,6 +176,43 @@ impl RouteSocket {
         });
         self.0
             .transact(&mut buffer, 0, || format!("set link {index} up"))
+    }
+
+    /// Waits until a link that was set up before its peer passes packets.
+    ///
+    /// The peer's coming up is noticed by a work queue of the kernel; until that has run, packets
+    /// are dropped without a word and their senders lose a second. Recent kernels run it before they
+    /// answer the question asked here; older ones tell when it has run.
+    pub(crate) fn wait_running(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let deadline = Instant::now() + RUNNING_DEADLINE;
+        while self.operational_state(index)? != OPERATIONAL {
+            if Instant::now() > deadline {
+                let late = std::io::ErrorKind::TimedOut;
+                return Err(NetlinkError::new(format!("wait for link {index}"), late));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn operational_state(&mut self, index: u32) -> Result<u8, NetlinkError> {
+        let mut buffer = Buffer::new();
+        buffer.message(GETLINK, REQUEST | ACK, |b| link_header(b, index, 0, 0));
+        let mut state = 0;
+        self.0
+            .exchange(&mut buffer, 0, |m| {
+                let all = m.body.get(LINK_HEADER..).unwrap_or(&[]);
+                let found = attributes(all).find(|(kind, _)| *kind == IFLA_OPERSTATE);
+                state = found
+                    .and_then(|(_, value)| value.first().copied())
+                    .unwrap_or(0);
+            })
+            .map_err(|(source, detail)| NetlinkError {
+                operation: format!("read the state of link {index}"),
+                detail,
+                source,
+            })?;
+        Ok(state)
     }
 
     /// The index of the link called `name`.
