@@ -32,8 +32,8 @@ pub(crate) enum Ty {
     IntOrString,
     /// An object of unknown fields.
     Object,
-    Array(Box<Ty>),
-    Map(Box<Ty>),
+    Array(Box<Self>),
+    Map(Box<Self>),
     Ref(DefId),
 }
 
@@ -55,8 +55,6 @@ pub(crate) struct Field {
     pub(crate) merge_key: Option<&'static str>,
     /// Whether strategic merge patch merges the list (else it replaces it).
     pub(crate) merge: bool,
-    /// Whether the patch strategy has `retainKeys`.
-    pub(crate) retain_keys: bool,
     /// Whether the patch strategy is `replace` for an object.
     pub(crate) replace: bool,
     /// Whether the map is owned as a whole.
@@ -74,8 +72,6 @@ pub(crate) struct Def {
     pub(crate) alias: Option<Ty>,
     /// Whether the object is owned as a whole.
     pub(crate) atomic: bool,
-    /// Required fields.
-    pub(crate) required: Vec<Box<str>>,
 }
 
 impl Def {
@@ -236,18 +232,11 @@ fn build_def(name: &str, schema: &Value, ids: &HashMap<&str, DefId>, facts: &Fac
     } else {
         None
     };
-    let required = schema
-        .get("required")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let required = required.filter_map(Value::as_str).map(Into::into).collect();
     Def {
         name: name.into(),
         fields,
         alias,
         atomic: facts.atomic_map(name, ""),
-        required,
     }
 }
 
@@ -269,7 +258,6 @@ fn build_field(
         },
         merge_key: fact.and_then(|f| f.merge_key),
         merge: strategy.split(',').any(|s| s == "merge"),
-        retain_keys: strategy.split(',').any(|s| s == "retainKeys"),
         replace: strategy == "replace",
         atomic: facts.atomic_map(def, name),
     }

@@ -81,7 +81,7 @@ fn a_kind_that_is_taken_is_not_accepted() {
     assert!(!accept(&mut crd, &registry, NOW));
     assert_eq!(crd["status"]["conditions"][0]["reason"], "KindConflict");
     assert!(resources(&crd).is_empty());
-    let mut again = other.clone();
+    let mut again = other;
     assert!(
         accept(&mut again, &registry, NOW),
         "a CRD does not conflict with itself"

@@ -67,10 +67,10 @@ pub(crate) struct Node {
     pub(super) any_values: bool,
     pub(crate) list: List,
     /// Sorted by name.
-    pub(super) fields: Box<[(Box<str>, Node)]>,
+    pub(super) fields: Box<[(Box<str>, Self)]>,
     /// `additionalProperties`
-    pub(crate) values: Option<Box<Node>>,
-    pub(crate) items: Option<Box<Node>>,
+    pub(crate) values: Option<Box<Self>>,
+    pub(crate) items: Option<Box<Self>>,
     pub(super) default: Option<Box<Value>>,
     pub(super) checks: Option<Box<Checks>>,
     pub(super) rules: Box<[Rule]>,

@@ -79,7 +79,9 @@ impl Term {
         let same = match value {
             Value::String(s) => *s == self.value,
             Value::Null => self.value == absent(&self.field),
-            other => other.to_string() == self.value,
+            Value::Bool(b) => (if *b { "true" } else { "false" }) == self.value,
+            Value::Number(n) => n.to_string() == self.value,
+            Value::Array(_) | Value::Object(_) => false,
         };
         same == self.equal
     }
