@@ -1,7 +1,7 @@
 //! Who is calling: client certificates, service-account tokens, impersonation; and whether they may.
 //!
 //! Authentication yields a [`User`] or refuses with 401; there is no anonymous access beyond the
-//! public paths that [`crate::server`] answers before asking here. Authorization is RBAC over the
+//! public paths that the router answers before asking here. Authorization is RBAC over the
 //! stored roles and bindings, from a snapshot that is rebuilt only when one of them changed.
 
 pub mod tokens;

@@ -6,8 +6,8 @@
 //! controllers beyond its own [`lifecycle`] work: those live in `node` and talk to this server over
 //! its API like any other client.
 //!
-//! Request path: [`server`] accepts and terminates TLS, [`router`] answers public paths and asks
-//! [`auth`] who is calling and whether they may, [`rest`] executes, [`admission`] completes and
+//! Request path: `server` accepts and terminates TLS, `router` answers public paths and asks
+//! [`auth`] who is calling and whether they may, `rest` executes, [`admission`] completes and
 //! judges, [`store`] makes it durable and feeds the watches. The surface modules are pure functions
 //! over JSON.
 

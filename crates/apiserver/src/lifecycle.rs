@@ -44,7 +44,8 @@ pub async fn run(api: Arc<Api>) {
         tokio::select! {
             () = crate::state::stopped(&mut stopping) => return,
             Ok(()) = namespace_changes.changed() => {}
-            Ok(()) = definition_changes.changed() => {}
+            // The writer reloads them itself, unless its client went away between commit and reload.
+            Ok(()) = definition_changes.changed() => api.reload_definitions(),
             () = tokio::time::sleep(RETRY), if pending => {}
             _ = events.tick() => expire_events(&api).await,
         }

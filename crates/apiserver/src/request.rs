@@ -141,7 +141,8 @@ impl Query {
 
 /// Percent-decoding; bytes that are not UTF-8 become replacement characters.
 fn decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
-    if !text.contains('%') && !(plus_is_space && text.contains('+')) {
+    let plain = |c: char| c != '%' && !(plus_is_space && c == '+');
+    if text.chars().all(plain) {
         return Cow::Borrowed(text);
     }
     let mut out = Vec::with_capacity(text.len());

@@ -40,9 +40,12 @@ pub struct Api {
     pub ca: String,
     registry: RwLock<Arc<Registry>>,
     /// What each CRD serves, by the revision it was compiled from.
-    compiled: Mutex<BTreeMap<Box<str>, (u64, Vec<Resource>)>>,
+    compiled: Mutex<Compiled>,
     names: Mutex<HashSet<Arc<str>>>,
 }
+
+/// The resources of each CRD, with the revision of the CRD they were compiled from.
+type Compiled = BTreeMap<Box<str>, (u64, Vec<Resource>)>;
 
 /// What [`Api::new`] needs.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Mutating webhooks run one after another in the order of their configurations' names, once more
 //! for those that ask to be reinvoked after a later one changed the object; validating webhooks
-//! run together. [`call`] does the HTTPS exchange. A webhook that cannot be asked counts as its
+//! run together. The `call` module does the HTTPS exchange. A webhook that cannot be asked counts as its
 //! `failurePolicy` says.
 
 mod call;

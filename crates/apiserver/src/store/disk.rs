@@ -124,6 +124,18 @@ impl Disk {
         result
     }
 
+    /// Makes a revision durable that no object carries, so that it is never given out again.
+    pub(super) fn skip_to(&mut self, revision: u64) -> Result<(), StoreError> {
+        let Some(database) = &self.database else {
+            return Ok(());
+        };
+        let result = write_revision(database, revision).map_err(storage);
+        if result.is_err() {
+            self.database = None;
+        }
+        result
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.database.is_some()
     }
@@ -163,6 +175,14 @@ fn write_batch(database: &Database, events: &[Event]) -> Result<(), redb::Error>
             meta.insert(REVISION, last.revision)?;
         }
     }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn write_revision(database: &Database, revision: u64) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.open_table(META)?.insert(REVISION, revision)?;
     transaction.commit()?;
     Ok(())
 }

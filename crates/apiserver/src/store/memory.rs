@@ -195,11 +195,10 @@ impl Memory {
     }
 
     /// Replaces everything by what the disk holds, after a failed commit whose outcome was unknown.
+    /// `loaded.revision` is one that nobody has seen: every watch has to list again.
     pub(super) fn reload(&mut self, loaded: Loaded) {
-        self.revision = loaded.revision.max(self.revision);
+        self.revision = loaded.revision;
         self.objects = loaded.objects;
-        // One past: every watch has to list again, also one that is at the newest revision.
-        self.revision += 1;
         self.compact();
     }
 

@@ -258,3 +258,27 @@ async fn a_busy_neighbour_does_not_expire_an_idle_watch() {
     assert!(events.is_empty());
     assert_eq!(upto, 11);
 }
+
+#[tokio::test]
+async fn a_disk_that_recovers_is_used_again_and_old_watches_expire() {
+    let medium = LossyMedium::new();
+    let store = open(&medium, StoreOptions::default());
+    store
+        .put(key("a"), Expect::Absent, object("a", 1), None)
+        .await
+        .expect("create");
+    medium.fail_after(0);
+    let lost = store
+        .put(key("b"), Expect::Absent, object("b", 1), None)
+        .await;
+    assert!(lost.is_err());
+    medium.crash();
+    let again = store
+        .put(key("b"), Expect::Absent, object("b", 1), None)
+        .await
+        .expect("the disk is back");
+    assert!(again.revision > 2);
+    let expired = store.events_after(&resource(), None, 1).unwrap_err();
+    assert!(matches!(expired, StoreError::Expired { .. }));
+    assert!(store.get(&key("a")).is_some());
+}

@@ -124,7 +124,9 @@ impl Writer {
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
-        let loaded = self.disk.load()?;
+        let mut loaded = self.disk.load()?;
+        loaded.revision = loaded.revision.max(self.memory.read().revision()) + 1;
+        self.disk.skip_to(loaded.revision)?;
         self.memory.write().reload(loaded);
         Ok(())
     }

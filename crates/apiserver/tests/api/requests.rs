@@ -648,3 +648,88 @@ async fn starting_twice_says_what_is_in_the_way() {
         .expect_err("the store is taken");
     assert!(error.to_string().contains("another API server"), "{error}");
 }
+
+#[tokio::test]
+async fn after_a_restart_a_watch_resumes_from_now_and_expires_from_before() {
+    let state = tempfile::tempdir().expect("tempdir");
+    let config = meltemi_apiserver::Config::new(state.path(), 0);
+    let running = meltemi_apiserver::start(config.clone())
+        .await
+        .expect("start");
+    let mut client = Client::from_state(state.path()).await.expect("connect");
+    let made = create(&mut client, &["a", "b"]).await;
+    drop(client);
+    running.stop().await;
+    let running = meltemi_apiserver::start(config).await.expect("start again");
+    let mut client = Client::from_state(state.path()).await.expect("connect");
+    let from = |object: &Value| {
+        format!(
+            "{CONFIG_MAPS}?watch=true&resourceVersion={}",
+            revision(object)
+        )
+    };
+    let mut current = client.watch(&from(&made[1])).await;
+    let mut old = client.watch(&from(&made[0])).await;
+    create(&mut client, &["c"]).await;
+    assert_eq!(current.summary().await, "ADDED c");
+    let event = old.next().await.expect("an event");
+    assert_eq!(event["object"]["reason"], "Expired");
+    drop(client);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    let state = file.path().join("state");
+    let error = meltemi_apiserver::start(meltemi_apiserver::Config::new(&state, 0))
+        .await
+        .expect_err("a file is no directory");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot write the state directory {}: Not a directory (os error 20); free or allow space there, or choose another with --state",
+            state.display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn nobody_hands_out_permissions_that_he_does_not_hold() {
+    let server = Server::start().await.with_default_account().await;
+    let mut admin = server.client().await;
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "b"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+    admin
+        .ok(
+            "POST",
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            Some(&binding),
+        )
+        .await;
+    let request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let issued = admin.ok("POST", path, Some(&request)).await;
+    let mut account = admin.with_token(issued["status"]["token"].as_str()).await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    let role = |resource: &str| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": resource},
+        "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]})
+    };
+    account.ok("POST", roles, Some(&role("pods"))).await;
+    let (code, _) = account.refused("POST", roles, Some(&role("nodes"))).await;
+    assert_eq!(code, 403);
+    let cluster_admin = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "mine"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(
+        account
+            .refused("POST", bindings, Some(&cluster_admin))
+            .await
+            .0,
+        403
+    );
+}
