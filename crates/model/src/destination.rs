@@ -78,6 +78,41 @@ pub struct PolicyBlocks {
     pub outlier_detection: Option<OutlierDetection>,
     /// TLS towards the destination.
     pub tls: Option<ClientTls>,
+    /// Slow start of new endpoints; stands and falls with `load_balancer`.
+    pub warmup: Option<Warmup>,
+    /// Share of the requests that may be retries. Not a port's own to say.
+    pub retry_budget: Option<RetryBudget>,
+    /// The PROXY protocol towards the endpoints. Not a port's own to say.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// Slow start of new endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Warmup {
+    /// How long an endpoint counts as new.
+    pub duration: Duration,
+    /// The share of its weight that it starts with, in millionths.
+    pub minimum_share: Option<u32>,
+    /// Steepness of the rise, in millionths of 1 (linear).
+    pub aggression: Option<u32>,
+}
+
+/// Share of the requests that may be retries.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RetryBudget {
+    /// In millionths.
+    pub share: u32,
+    /// Retries that are always allowed.
+    pub minimum: u32,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 impl TrafficPolicy {
@@ -102,7 +137,10 @@ impl TrafficPolicy {
         }
         let own = subset.blocks.clone();
         let blocks = &mut self.blocks;
-        blocks.load_balancer = own.load_balancer.or_else(|| blocks.load_balancer.take());
+        if own.load_balancer.is_some() {
+            blocks.load_balancer = own.load_balancer;
+            blocks.warmup = own.warmup;
+        }
         blocks.connection_pool = own
             .connection_pool
             .or_else(|| blocks.connection_pool.take());
@@ -110,6 +148,8 @@ impl TrafficPolicy {
             .outlier_detection
             .or_else(|| blocks.outlier_detection.take());
         blocks.tls = own.tls.or_else(|| blocks.tls.take());
+        blocks.retry_budget = own.retry_budget.or_else(|| blocks.retry_budget.take());
+        blocks.proxy_protocol = own.proxy_protocol.or(blocks.proxy_protocol);
         self
     }
 }
@@ -202,6 +242,8 @@ pub struct ConnectionPool {
     pub h2_upgrade: Option<bool>,
     /// Speak what the client speaks.
     pub use_client_protocol: bool,
+    /// Interval and time limit of HTTP/2 pings.
+    pub http2_keepalive: Option<(Duration, Duration)>,
 }
 
 /// Keep-alive probes of TCP.
@@ -234,6 +276,8 @@ pub struct OutlierDetection {
     pub max_ejection_percent: u32,
     /// Share of healthy endpoints below which all are used.
     pub min_health_percent: u32,
+    /// The statuses that count as failures, in place of 5xx.
+    pub error_codes: Vec<u32>,
 }
 
 /// TLS towards a destination.

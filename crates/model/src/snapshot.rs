@@ -15,7 +15,7 @@ use crate::peer_authentication::{PeerAuthentication, WorkloadMutualTls};
 use crate::routing::{GatewayRef, VirtualService};
 use crate::rules::{Client, RuleIndex};
 use crate::safe_order::{self, Held, SafeOrder};
-use crate::service::Service;
+use crate::service::{Resolution, Service};
 use crate::{Changes, Inputs, MeshConfig, Shared};
 
 type ByAddress = HashMap<IpAddr, Shared<Workload>, ahash::RandomState>;
@@ -38,6 +38,7 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 struct Services {
     by_host: BTreeMap<Hostname, Shared<Service>>,
+    aliases: BTreeMap<Hostname, Vec<Shared<Service>>>,
     oldest_first: Vec<Shared<Service>>,
 }
 
@@ -186,6 +187,16 @@ impl Snapshot {
             .filter(move |service| service.export_to.allows(namespace))
     }
 
+    /// The services that are only other names of a host, oldest first.
+    #[must_use]
+    pub fn aliases_of(&self, host: &Hostname) -> &[Shared<Service>] {
+        self.services
+            .aliases
+            .get(host)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
     /// The services whose selector names a workload, oldest first.
     pub fn services_of_workload<'a>(
         &'a self,
@@ -279,12 +290,20 @@ impl Snapshot {
 impl Services {
     fn new(inputs: &Inputs) -> Self {
         let oldest_first = oldest_first(inputs.services.values(), |service| service.meta.age());
-        let by_host = oldest_first
-            .iter()
-            .map(|service| (service.host.clone(), service.clone()))
-            .collect();
+        let mut by_host = BTreeMap::new();
+        let mut aliases: BTreeMap<Hostname, Vec<Shared<Service>>> = BTreeMap::new();
+        for service in &oldest_first {
+            by_host.insert(service.host.clone(), service.clone());
+            if let Resolution::Alias(target) = &service.resolution {
+                aliases
+                    .entry(target.clone())
+                    .or_default()
+                    .push(service.clone());
+            }
+        }
         Self {
             by_host,
+            aliases,
             oldest_first,
         }
     }

@@ -11,6 +11,10 @@ mod upstream_tls;
 
 pub(crate) use upstream_tls::{TLS_SOCKET, mesh_versions};
 
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::common::matcher::v3::MatchPredicate;
+
 use crate::pb;
 use crate::pb::upstream_http;
 
@@ -28,16 +32,33 @@ pub(crate) enum UpstreamHttp {
     AsDownstream,
 }
 
+/// What HTTP towards the endpoints looks like beside its version.
+#[derive(Default)]
+struct HttpSettings {
+    common: Option<pb::core::HttpProtocolOptions>,
+    max_concurrent_streams: Option<u32>,
+    /// Interval and time limit of HTTP/2 pings.
+    keepalive: Option<(Duration, Duration)>,
+    /// The statuses that count as failures.
+    error_codes: Vec<u32>,
+}
+
 /// The HTTP options of a cluster; nothing when they are all defaults.
 fn set_http_options(
     cluster: &mut pb::cluster::Cluster,
     upstream: UpstreamHttp,
-    common: Option<pb::core::HttpProtocolOptions>,
-    max_concurrent_streams: Option<u32>,
+    settings: HttpSettings,
 ) {
     use upstream_http::http_protocol_options as options;
     let http2 = pb::core::Http2ProtocolOptions {
-        max_concurrent_streams: max_concurrent_streams.map(pb::number),
+        max_concurrent_streams: settings.max_concurrent_streams.map(pb::number),
+        connection_keepalive: settings.keepalive.map(|(interval, timeout)| {
+            pb::core::KeepaliveSettings {
+                interval: Some(pb::duration(interval)),
+                timeout: Some(pb::duration(timeout)),
+                ..Default::default()
+            }
+        }),
         ..Default::default()
     };
     let explicit = |protocol| {
@@ -45,8 +66,9 @@ fn set_http_options(
             protocol_config: Some(protocol),
         })
     };
+    let error_matcher = failures(&settings.error_codes);
     let protocol = match upstream {
-        UpstreamHttp::Http1 if common.is_none() => return,
+        UpstreamHttp::Http1 if settings.common.is_none() && error_matcher.is_none() => return,
         UpstreamHttp::Http1 => explicit(
             options::explicit_http_config::ProtocolConfig::HttpProtocolOptions(Default::default()),
         ),
@@ -64,13 +86,45 @@ fn set_http_options(
         }
     };
     let options = upstream_http::HttpProtocolOptions {
-        common_http_protocol_options: common,
+        common_http_protocol_options: settings.common,
         upstream_protocol_options: Some(protocol),
+        outlier_detection: error_matcher.map(|matcher| options::OutlierDetection {
+            error_matcher: Some(matcher),
+        }),
         ..Default::default()
     };
     cluster
         .typed_extension_protocol_options
         .insert(HTTP_OPTIONS.to_owned(), pb::any(&options));
+}
+
+/// The answers that count as failures, by their status.
+fn failures(codes: &[u32]) -> Option<MatchPredicate> {
+    use envoy_types::pb::envoy::config::common::matcher::v3::{
+        HttpHeadersMatch,
+        match_predicate::{MatchSet, Rule},
+    };
+    use pb::route::header_matcher::HeaderMatchSpecifier;
+    let one = |code: &u32| MatchPredicate {
+        rule: Some(Rule::HttpResponseHeadersMatch(HttpHeadersMatch {
+            headers: vec![pb::route::HeaderMatcher {
+                name: ":status".to_owned(),
+                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(pb::exact(
+                    &code.to_string(),
+                ))),
+                ..Default::default()
+            }],
+        })),
+    };
+    match codes {
+        [] => None,
+        [only] => Some(one(only)),
+        several => Some(MatchPredicate {
+            rule: Some(Rule::OrMatch(MatchSet {
+                rules: several.iter().map(one).collect(),
+            })),
+        }),
+    }
 }
 
 /// Found by the address that the client dialled.

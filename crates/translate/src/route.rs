@@ -33,6 +33,8 @@ pub struct RouteInput {
     pub name: ArcStr,
     /// The port that rules and redirects see.
     pub port: u16,
+    /// TLS ends at the listener: requests are HTTPS.
+    pub https: bool,
     /// Where the rules apply.
     pub gateways: Vec<GatewayRef>,
     /// The hosts, in the order of their virtual hosts.
@@ -63,6 +65,8 @@ pub struct HostInput {
     pub host: Hostname,
     /// The service of this name, when there is one.
     pub service: Option<Shared<Service>>,
+    /// Other names of that service.
+    pub aliases: Vec<Shared<Service>>,
     /// The rules, the oldest first; none routes everything to the service.
     pub rules: Vec<Shared<VirtualService>>,
     /// Where the destinations of the rules, and the service itself, lead.

@@ -4,11 +4,14 @@ use meltemi_api::destination_rule as api;
 use meltemi_names::Hostname;
 use serde_json::Value;
 
-use super::{Context, ConvertError, duration, labels_of, meta_of, port, positive, texts};
+use super::{
+    Context, ConvertError, duration, labels_of, meta_of, millionths, port, positive, texts,
+};
 use crate::Visibility;
 use crate::destination::{
     ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, DestinationRule, HashAlgorithm,
-    HashKey, LoadBalancer, OutlierDetection, PolicyBlocks, Subset, TcpKeepalive, TrafficPolicy,
+    HashKey, LoadBalancer, OutlierDetection, PolicyBlocks, ProxyProtocol, RetryBudget, Subset,
+    TcpKeepalive, TrafficPolicy, Warmup,
 };
 
 /// Points on a hash ring when the rule does not say.
@@ -74,6 +77,9 @@ fn traffic_policy(field: &str, policy: &api::TrafficPolicy) -> Result<TrafficPol
                 connection_pool: connection_pool(&field, entry.connection_pool.as_ref())?,
                 outlier_detection: outlier_detection(&field, entry.outlier_detection.as_ref())?,
                 tls: entry.tls.as_ref().map(client_tls),
+                warmup: warmup(&field, entry.load_balancer.as_ref())?,
+                retry_budget: None,
+                proxy_protocol: None,
             },
         ));
     }
@@ -83,6 +89,9 @@ fn traffic_policy(field: &str, policy: &api::TrafficPolicy) -> Result<TrafficPol
             connection_pool: connection_pool(field, policy.connection_pool.as_ref())?,
             outlier_detection: outlier_detection(field, policy.outlier_detection.as_ref())?,
             tls: policy.tls.as_ref().map(client_tls),
+            warmup: warmup(field, policy.load_balancer.as_ref())?,
+            retry_budget: policy.retry_budget.as_ref().map(retry_budget),
+            proxy_protocol: policy.proxy_protocol.as_ref().map(proxy_protocol),
         },
         ports,
     })
@@ -106,6 +115,67 @@ fn load_balancer(
         api::SimpleLb::Passthrough => LoadBalancer::Passthrough,
         api::SimpleLb::RoundRobin => LoadBalancer::RoundRobin,
     }))
+}
+
+/// `warmupDurationSecs` is the older spelling of a warmup with nothing but a duration.
+fn warmup(
+    field: &str,
+    written: Option<&api::LoadBalancer>,
+) -> Result<Option<Warmup>, ConvertError> {
+    let Some(written) = written else {
+        return Ok(None);
+    };
+    let Some(warmup) = &written.warmup else {
+        let field = format!("{field}.loadBalancer.warmupDurationSecs");
+        let time = duration(&field, written.warmup_duration_secs.as_ref())?;
+        return Ok(time.map(|duration| Warmup {
+            duration,
+            minimum_share: None,
+            aggression: None,
+        }));
+    };
+    let field = format!("{field}.loadBalancer.warmup.duration");
+    let time = duration(&field, warmup.duration.as_ref())?;
+    let time = time.ok_or_else(|| ConvertError::value(field, "is required"))?;
+    Ok(Some(Warmup {
+        duration: time,
+        minimum_share: Some(
+            warmup
+                .minimum_percent
+                .map_or(DEFAULT_WARMUP_SHARE, millionths),
+        ),
+        aggression: Some(steepness(warmup.aggression.unwrap_or(1.0))),
+    }))
+}
+
+/// In millionths; a value that does not fit is the largest that does.
+fn steepness(written: f64) -> u32 {
+    // The cast saturates, and makes a NaN zero.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let millionths = (written * 1_000_000.0) as u32;
+    millionths
+}
+
+/// A new endpoint starts with a tenth of its weight.
+const DEFAULT_WARMUP_SHARE: u32 = 100_000;
+
+fn retry_budget(written: &api::RetryBudget) -> RetryBudget {
+    let minimum = if written.min_retry_concurrency == 0 {
+        3
+    } else {
+        written.min_retry_concurrency
+    };
+    RetryBudget {
+        share: millionths(written.percent.unwrap_or(20.0)),
+        minimum,
+    }
+}
+
+fn proxy_protocol(written: &api::ProxyProtocol) -> ProxyProtocol {
+    match written.version {
+        api::ProxyProtocolVersion::V1 => ProxyProtocol::V1,
+        api::ProxyProtocolVersion::V2 => ProxyProtocol::V2,
+    }
 }
 
 fn consistent_hash(
@@ -195,6 +265,17 @@ fn connection_pool(
             duration(&format!("{field}.idleTimeout"), http.idle_timeout.as_ref())?;
         pool.max_concurrent_streams = positive(http.max_concurrent_streams);
         pool.use_client_protocol = http.use_client_protocol;
+        if let Some(pings) = &http.http2_keep_alive {
+            let interval = duration(
+                &format!("{field}.http2KeepAlive.interval"),
+                pings.interval.as_ref(),
+            )?;
+            let timeout = duration(
+                &format!("{field}.http2KeepAlive.timeout"),
+                pings.timeout.as_ref(),
+            )?;
+            pool.http2_keepalive = interval.zip(timeout);
+        }
         pool.h2_upgrade = match http.h2_upgrade_policy {
             api::H2UpgradePolicy::Default => None,
             api::H2UpgradePolicy::DoNotUpgrade => Some(false),
@@ -224,6 +305,7 @@ fn outlier_detection(
         )?,
         max_ejection_percent: positive(written.max_ejection_percent).unwrap_or(0).min(100),
         min_health_percent: positive(written.min_health_percent).unwrap_or(0).min(100),
+        error_codes: written.outlier_detection_http_error_codes.clone(),
     }))
 }
 

@@ -9,7 +9,8 @@ use meltemi_names::{ClusterName, Protocol};
 
 use super::outbound::service_value;
 use super::{
-    UpstreamHttp, from_loop_breaker, original_destination, policy, set_http_options, stat_name,
+    HttpSettings, UpstreamHttp, from_loop_breaker, original_destination, policy, set_http_options,
+    stat_name,
 };
 use crate::pb;
 
@@ -49,12 +50,11 @@ pub fn inbound(input: &InboundClusterInput) -> pb::cluster::Cluster {
         Protocol::Auto => UpstreamHttp::AsDownstream,
         _ => UpstreamHttp::Http1,
     };
-    set_http_options(
-        &mut cluster,
-        upstream,
-        policy::common_http(input.pool.as_ref()),
-        None,
-    );
+    let settings = HttpSettings {
+        common: policy::common_http(input.pool.as_ref()),
+        ..Default::default()
+    };
+    set_http_options(&mut cluster, upstream, settings);
     let services = input
         .services
         .iter()

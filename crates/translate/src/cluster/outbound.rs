@@ -7,7 +7,9 @@ use meltemi_model::service::{Resolution, Service};
 use meltemi_model::{MeshConfig, Shared};
 use meltemi_names::{ArcStr, ClusterName, Protocol, SpiffeId};
 
-use super::{original_destination, policy, set_http_options, set_type, stat_name, upstream_tls};
+use super::{
+    HttpSettings, original_destination, policy, set_http_options, set_type, stat_name, upstream_tls,
+};
 use crate::ProxyTraits;
 use crate::pb;
 
@@ -89,6 +91,7 @@ pub fn outbound(input: &OutboundClusterInput) -> pb::cluster::Cluster {
     let policy = input.policy();
     let pool = policy.connection_pool.as_ref();
     let mut cluster = pb::cluster::Cluster {
+        name: name.clone(),
         alt_stat_name: stat_name(&name),
         ..Default::default()
     };
@@ -100,21 +103,31 @@ pub fn outbound(input: &OutboundClusterInput) -> pb::cluster::Cluster {
         set_type(&mut cluster, pb::cluster::cluster::DiscoveryType::Eds);
         cluster.eds_cluster_config = Some(pb::cluster::cluster::EdsClusterConfig {
             eds_config: Some(pb::ads()),
-            service_name: name.clone(),
+            service_name: name,
         });
     }
     policy::apply(&mut cluster, &policy, &input.mesh);
     let upstream = policy::upstream_http(input.protocol(), pool, &input.mesh, input.traits.router);
-    let streams = pool.and_then(|pool| pool.max_concurrent_streams);
-    set_http_options(&mut cluster, upstream, policy::common_http(pool), streams);
+    let outlier = policy.outlier_detection.as_ref();
+    let settings = HttpSettings {
+        common: policy::common_http(pool),
+        max_concurrent_streams: pool.and_then(|pool| pool.max_concurrent_streams),
+        keepalive: pool.and_then(|pool| pool.http2_keepalive),
+        error_codes: outlier
+            .map(|outlier| outlier.error_codes.clone())
+            .unwrap_or_default(),
+    };
+    set_http_options(&mut cluster, upstream, settings);
     upstream_tls::apply(&mut cluster, input, policy.tls.as_ref(), upstream);
+    if let Some(version) = policy.proxy_protocol {
+        upstream_tls::announce_client(&mut cluster, version);
+    }
     if input.traits.filters.tcp_peers && !input.service.mesh_external {
         cluster
             .filters
             .push(crate::istio_filters::upstream_metadata_exchange());
     }
     cluster.metadata = Some(metadata(input));
-    cluster.name = name;
     cluster
 }
 

@@ -2,7 +2,8 @@
 
 use meltemi_model::MeshConfig;
 use meltemi_model::destination::{
-    ConnectionPool, HashAlgorithm, LoadBalancer, OutlierDetection, PolicyBlocks,
+    ConnectionPool, HashAlgorithm, LoadBalancer, OutlierDetection, PolicyBlocks, RetryBudget,
+    Warmup,
 };
 use meltemi_names::Protocol;
 
@@ -33,6 +34,12 @@ pub(super) fn apply(cluster: &mut pb::cluster::Cluster, policy: &PolicyBlocks, m
         ..Default::default()
     });
     load_balancer(cluster, policy.load_balancer.as_ref());
+    if let Some(warmup) = &policy.warmup {
+        slow_start(cluster, warmup);
+    }
+    if let Some(budget) = &policy.retry_budget {
+        limit_retries(cluster, budget);
+    }
 }
 
 fn load_balancer(cluster: &mut pb::cluster::Cluster, wanted: Option<&LoadBalancer>) {
@@ -67,6 +74,53 @@ fn load_balancer(cluster: &mut pb::cluster::Cluster, wanted: Option<&LoadBalance
         },
     };
     cluster.lb_policy = policy.into();
+}
+
+/// A share in millionths as a percentage.
+fn percent(millionths: u32) -> pb::kinds::Percent {
+    pb::kinds::Percent {
+        value: f64::from(millionths) / 10_000.0,
+    }
+}
+
+/// New endpoints get their full share of the traffic only after a while.
+fn slow_start(cluster: &mut pb::cluster::Cluster, warmup: &Warmup) {
+    let config = fields::SlowStartConfig {
+        slow_start_window: Some(pb::duration(warmup.duration)),
+        aggression: warmup.aggression.map(|steepness| pb::core::RuntimeDouble {
+            default_value: f64::from(steepness) / 1_000_000.0,
+            runtime_key: format!("upstream.{}.slow_start_aggression", cluster.name),
+        }),
+        min_weight_percent: warmup.minimum_share.map(percent),
+    };
+    if cluster.lb_policy == i32::from(fields::LbPolicy::LeastRequest) {
+        cluster.lb_config = Some(fields::LbConfig::LeastRequestLbConfig(
+            fields::LeastRequestLbConfig {
+                slow_start_config: Some(config),
+                ..Default::default()
+            },
+        ));
+    } else if cluster.lb_policy == i32::from(fields::LbPolicy::RoundRobin) {
+        cluster.lb_config = Some(fields::LbConfig::RoundRobinLbConfig(
+            fields::RoundRobinLbConfig {
+                slow_start_config: Some(config),
+            },
+        ));
+    }
+}
+
+fn limit_retries(cluster: &mut pb::cluster::Cluster, budget: &RetryBudget) {
+    let limits = cluster
+        .circuit_breakers
+        .iter_mut()
+        .flat_map(|limits| &mut limits.thresholds);
+    for limits in limits {
+        limits.retry_budget = Some(pb::cluster::circuit_breakers::thresholds::RetryBudget {
+            budget_percent: Some(percent(budget.share)),
+            min_retry_concurrency: Some(pb::number(budget.minimum)),
+            ..Default::default()
+        });
+    }
 }
 
 pub(super) fn is_original_destination(cluster: &pb::cluster::Cluster) -> bool {

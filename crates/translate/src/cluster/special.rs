@@ -6,8 +6,8 @@ use meltemi_model::{MeshConfig, Shared};
 use meltemi_names::cluster::{BLACK_HOLE, INBOUND_PASSTHROUGH, PASSTHROUGH};
 
 use super::{
-    UpstreamHttp, from_loop_breaker, original_destination, policy, set_http_options, set_type,
-    stat_name,
+    HttpSettings, UpstreamHttp, from_loop_breaker, original_destination, policy, set_http_options,
+    set_type, stat_name,
 };
 use crate::pb;
 
@@ -50,7 +50,11 @@ fn passthrough(name: &str, mesh: &MeshConfig) -> pb::cluster::Cluster {
         idle_timeout: Some(pb::duration(PASSTHROUGH_IDLE)),
         ..Default::default()
     };
-    set_http_options(&mut cluster, UpstreamHttp::AsDownstream, Some(common), None);
+    let settings = HttpSettings {
+        common: Some(common),
+        ..Default::default()
+    };
+    set_http_options(&mut cluster, UpstreamHttp::AsDownstream, settings);
     cluster
 }
 

@@ -1,6 +1,8 @@
 //! TLS towards the endpoints of a cluster.
 
-use meltemi_model::destination::{ClientTls, ClientTlsMode};
+use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use meltemi_model::destination::{ClientTls, ClientTlsMode, ProxyProtocol};
 use meltemi_names::alpn;
 
 use super::outbound::OutboundClusterInput;
@@ -12,6 +14,8 @@ use crate::pb::tls;
 pub(crate) const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
 /// The name of plain transport sockets.
 const RAW_SOCKET: &str = "envoy.transport_sockets.raw_buffer";
+/// The name of transport sockets that send the PROXY protocol first.
+const PROXY_PROTOCOL_SOCKET: &str = "envoy.transport_sockets.upstream_proxy_protocol";
 
 /// Sets the transport sockets of a cluster.
 pub(super) fn apply(
@@ -53,8 +57,7 @@ fn automatic(input: &OutboundClusterInput) -> bool {
 fn by_endpoint(
     context: &tls::UpstreamTlsContext,
 ) -> Vec<pb::cluster::cluster::TransportSocketMatch> {
-    let raw =
-        envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer::default();
+    let raw = RawBuffer::default();
     vec![
         pb::cluster::cluster::TransportSocketMatch {
             name: "tlsMode-istio".to_owned(),
@@ -67,6 +70,32 @@ fn by_endpoint(
             transport_socket: Some(pb::transport_socket(RAW_SOCKET, &raw)),
         },
     ]
+}
+
+/// Each connection begins with the PROXY protocol, below whatever else it carries.
+pub(super) fn announce_client(cluster: &mut pb::cluster::Cluster, version: ProxyProtocol) {
+    let version = match version {
+        ProxyProtocol::V1 => pb::core::proxy_protocol_config::Version::V1,
+        ProxyProtocol::V2 => pb::core::proxy_protocol_config::Version::V2,
+    };
+    let wrap = |inner: Option<pb::core::TransportSocket>| {
+        let config = ProxyProtocolUpstreamTransport {
+            config: Some(pb::core::ProxyProtocolConfig {
+                version: version.into(),
+                ..Default::default()
+            }),
+            transport_socket: inner
+                .or_else(|| Some(pb::transport_socket(RAW_SOCKET, &RawBuffer::default()))),
+            ..Default::default()
+        };
+        Some(pb::transport_socket(PROXY_PROTOCOL_SOCKET, &config))
+    };
+    for by_endpoint in &mut cluster.transport_socket_matches {
+        by_endpoint.transport_socket = wrap(by_endpoint.transport_socket.take());
+    }
+    if cluster.transport_socket_matches.is_empty() {
+        cluster.transport_socket = wrap(cluster.transport_socket.take());
+    }
 }
 
 /// The mesh's own identities on both sides.

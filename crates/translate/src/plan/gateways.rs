@@ -243,6 +243,7 @@ impl<'a> GatewayPlan<'a> {
         RouteInput {
             name: name.into(),
             port,
+            https: servers.iter().all(|bound| bound.server().terminates_tls()),
             gateways,
             hosts: hosts.into_values().collect(),
             other_hosts: None,
@@ -296,6 +297,7 @@ fn free_host(host: Hostname) -> HostInput {
     HostInput {
         host,
         service: None,
+        aliases: Vec::new(),
         rules: Vec::new(),
         destinations: BTreeMap::new(),
         any_authority: false,

@@ -81,11 +81,21 @@ impl Plan<'_> {
         HostInput {
             host: service.host.clone(),
             service: Some(service.clone()),
+            aliases: self.aliases_of(&service.host),
             rules,
             destinations,
             any_authority: false,
             https_redirect: false,
         }
+    }
+
+    /// Services that are other names of a host.
+    fn aliases_of(self, host: &Hostname) -> Vec<Shared<Service>> {
+        let aliases = self.snapshot.aliases_of(host).iter();
+        aliases
+            .filter(|alias| alias.export_to.allows(&self.proxy.namespace))
+            .cloned()
+            .collect()
     }
 
     /// Hosts that only rules name.
@@ -103,6 +113,7 @@ impl Plan<'_> {
                 let input = HostInput {
                     host: host.clone(),
                     service: None,
+                    aliases: Vec::new(),
                     destinations: self.targets(std::slice::from_ref(written), PORT_OF_FREE_HOSTS),
                     rules: vec![written.clone()],
                     any_authority: false,
@@ -132,6 +143,7 @@ impl Plan<'_> {
         RouteInput {
             name: name.into(),
             port,
+            https: false,
             gateways: vec![GatewayRef::Mesh],
             hosts,
             other_hosts,

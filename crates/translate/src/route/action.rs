@@ -155,7 +155,7 @@ pub(super) fn rewrite(
 }
 
 /// Sends the client elsewhere; `None` for a status that is no redirect.
-pub(super) fn redirect(redirect: &Redirect, port: u16) -> Option<Action> {
+pub(super) fn redirect(input: &RouteInput, redirect: &Redirect) -> Option<Action> {
     use redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
     let code = match redirect.code {
         301 => RedirectResponseCode::MovedPermanently,
@@ -167,15 +167,16 @@ pub(super) fn redirect(redirect: &Redirect, port: u16) -> Option<Action> {
     };
     let port = match redirect.port {
         Some(RedirectPort::Number(number)) => Some(number),
-        Some(RedirectPort::Request) => Some(port),
+        Some(RedirectPort::Request) => Some(input.port),
         Some(RedirectPort::ProtocolDefault) | None => None,
     };
-    let usual = |number: &u16| {
-        matches!(
-            (*number, redirect.scheme.as_str()),
-            (80, "http") | (443, "https")
-        )
+    let scheme = match redirect.scheme.as_str() {
+        "" if redirect.port != Some(RedirectPort::Request) => "",
+        "" if input.https => "https",
+        "" => "http",
+        written => written,
     };
+    let usual = |number: &u16| matches!((*number, scheme), (80, "http") | (443, "https"));
     let path = if !redirect.prefix_rewrite.is_empty() {
         Some(PathRewriteSpecifier::PrefixRewrite(
             redirect.prefix_rewrite.to_string(),
@@ -185,7 +186,7 @@ pub(super) fn redirect(redirect: &Redirect, port: u16) -> Option<Action> {
     } else {
         None
     };
-    let scheme = (!redirect.scheme.is_empty())
+    let scheme_rewrite_specifier = (!redirect.scheme.is_empty())
         .then(|| SchemeRewriteSpecifier::SchemeRedirect(redirect.scheme.to_string()));
     Some(Action::Redirect(pb::route::RedirectAction {
         host_redirect: redirect.authority.to_string(),
@@ -194,7 +195,7 @@ pub(super) fn redirect(redirect: &Redirect, port: u16) -> Option<Action> {
             .map(u32::from)
             .unwrap_or_default(),
         response_code: code.into(),
-        scheme_rewrite_specifier: scheme,
+        scheme_rewrite_specifier,
         path_rewrite_specifier: path,
         ..Default::default()
     }))

@@ -36,14 +36,26 @@ pub(super) fn of_host(input: &RouteInput, host: &HostInput) -> Vec<String> {
             (!host.host.is_wildcard() && !input.namespace.is_empty()).then(|| format!("{name}."));
         return std::iter::once(name.to_owned()).chain(absolute).collect();
     };
-    let mut domains = vec![name.to_owned(), format!("{name}.")];
-    domains.extend(short_names(service, &input.namespace));
+    let mut domains = names_of(service, &input.namespace);
     if service.is_headless() {
         let below: Vec<String> = domains.iter().map(|domain| format!("*.{domain}")).collect();
         domains.extend(below);
     }
+    domains.extend(
+        host.aliases
+            .iter()
+            .flat_map(|alias| names_of(alias, &input.namespace)),
+    );
     domains.extend(service.vips.iter().map(|vip| authority(*vip)));
     domains
+}
+
+/// The full name, with and without its final dot, and the short ones.
+fn names_of(service: &Service, client_namespace: &str) -> Vec<String> {
+    let name = service.host.as_str();
+    let mut names = vec![name.to_owned(), format!("{name}.")];
+    names.extend(short_names(service, client_namespace));
+    names
 }
 
 /// What a client may leave out of the full name, by its own namespace.

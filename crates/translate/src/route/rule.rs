@@ -160,7 +160,7 @@ fn route(
     };
     action::add_headers(&mut route, &rule.headers);
     let chosen = match &rule.action {
-        HttpAction::Redirect(redirect) => action::redirect(redirect, input.port)?,
+        HttpAction::Redirect(redirect) => action::redirect(input, redirect)?,
         HttpAction::Respond(response) => action::respond(response),
         HttpAction::Forward(shares) => {
             let mut forward = action::forward(input, host, rule, shares, &mut route)?;

@@ -216,3 +216,53 @@ fn peer_authentication_shapes_both_sides() {
         .collect();
     assert_eq!(with_tls, [false, true, true]);
 }
+
+#[test]
+fn slow_start_budgets_pings_and_failure_codes_are_rendered() {
+    let cluster = cluster(
+        "",
+        "trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 60s, aggression: 2.5}}, retryBudget: {percent: 12.5},
+          connectionPool: {http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 30s, timeout: 5s}}},
+          outlierDetection: {outlierDetectionHttpErrorCodes: [429, 503]}}",
+    );
+    let slow = &cluster["round_robin_lb_config"]["slow_start_config"];
+    assert_eq!(
+        (
+            &slow["slow_start_window"],
+            &slow["min_weight_percent"]["value"]
+        ),
+        (&json!("60s"), &json!(10))
+    );
+    assert_eq!(slow["aggression"]["default_value"], 2.5);
+    let budget = &cluster["circuit_breakers"]["thresholds"][0]["retry_budget"];
+    assert_eq!(
+        (
+            &budget["budget_percent"]["value"],
+            &budget["min_retry_concurrency"]
+        ),
+        (&json!(12.5), &json!(3))
+    );
+    let http = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+    let pings = &http["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"];
+    assert_eq!(
+        (&pings["interval"], &pings["timeout"]),
+        (&json!("30s"), &json!("5s"))
+    );
+    let rules = http["outlier_detection"]["error_matcher"]["or_match"]["rules"]
+        .as_array()
+        .map(Vec::len);
+    assert_eq!(rules, Some(2));
+}
+
+#[test]
+fn the_proxy_protocol_wraps_every_transport_socket() {
+    let cluster = cluster("", "trafficPolicy: {proxyProtocol: {version: V2}}");
+    for by_endpoint in cluster["transport_socket_matches"]
+        .as_array()
+        .expect("sockets")
+    {
+        let config = &by_endpoint["transport_socket"]["typed_config"];
+        assert_eq!(config["config"]["version"], "V2");
+        assert!(!config["transport_socket"].is_null());
+    }
+}

@@ -35,7 +35,18 @@ spec:
   trafficPolicy:
     loadBalancer: {consistentHash: {httpCookie: {name: user, ttl: 0s}}}
     connectionPool: {tcp: {maxConnections: 3, tcpKeepalive: {time: 10s}}, http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 10}}
-    outlierDetection: {consecutive5xxErrors: 3, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2}
+    outlierDetection: {consecutive5xxErrors: 3, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, outlierDetectionHttpErrorCodes: [429, 503]}
+    retryBudget: {percent: 12.5}
+    proxyProtocol: {version: V2}
+---
+kind: DestinationRule
+metadata: {name: ratings-policy}
+spec:
+  host: ratings
+  trafficPolicy:
+    loadBalancer: {simple: LEAST_REQUEST, warmup: {duration: 60s}}
+    connectionPool: {http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 30s, timeout: 5s}}}
+    tls: {mode: SIMPLE}
 ---
 kind: Gateway
 metadata: {name: secure}

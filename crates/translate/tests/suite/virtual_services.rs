@@ -292,3 +292,36 @@ fn hosts_without_a_service_are_routed_on_port_80_only() {
             .any(|host| host.name.starts_with("free"))
     );
 }
+
+#[test]
+fn the_usual_port_of_a_derived_redirect_is_left_out() {
+    let rules = "{kind: VirtualService, metadata: {name: free}, spec: {hosts: [free.example], http: [{redirect: {uri: /x, derivePort: FROM_REQUEST_PORT}}]}}";
+    let mut mesh = Mesh::bookinfo(&[rules]);
+    let host = mesh.sidecar("productpage-v1").host("80", "free.example:80");
+    assert_eq!(
+        host["routes"][0]["redirect"],
+        json!({"path_redirect": "/x"})
+    );
+}
+
+#[test]
+fn a_service_answers_to_its_other_names() {
+    let alias = "{kind: Service, metadata: {name: opinions}, spec: {type: ExternalName, externalName: reviews.default.svc.cluster.local}}";
+    let rules = "{kind: VirtualService, metadata: {name: ratings}, spec: {hosts: [ratings], http: [{route: [{destination: {host: opinions}}]}]}}";
+    let mut mesh = Mesh::bookinfo(&[alias, rules]);
+    let mut sidecar = mesh.sidecar("productpage-v1");
+    let domains = &sidecar.host("9080", REVIEWS)["domains"];
+    assert!(domains.to_string().contains("\"opinions\""), "{domains}");
+    let ratings = sidecar.host("9080", "ratings.default.svc.cluster.local:9080");
+    assert_eq!(
+        clusters_of(&ratings["routes"][0]),
+        [(subset(""), 100)],
+        "a destination by another name"
+    );
+    assert!(
+        !sidecar
+            .clusters()
+            .keys()
+            .any(|name| name.contains("opinions"))
+    );
+}
