@@ -33,11 +33,8 @@ pub(crate) fn connection_manager(
     if message.stat_prefix.is_empty() {
         return refuse_field("stat_prefix", "is required");
     }
-    let common = message
-        .common_http_protocol_options
-        .clone()
-        .unwrap_or_default();
-    let options = message.access_log_options.clone().unwrap_or_default();
+    let common = message.common_http_protocol_options.unwrap_or_default();
+    let options = message.access_log_options.unwrap_or_default();
     let log_interval = options
         .access_log_flush_interval
         .as_ref()
@@ -234,10 +231,7 @@ fn xfcc(message: &pb::HttpConnectionManager) -> XfccMode {
 }
 
 fn xfcc_details(message: &pb::HttpConnectionManager) -> XfccDetails {
-    let details = message
-        .set_current_client_cert_details
-        .clone()
-        .unwrap_or_default();
+    let details = message.set_current_client_cert_details.unwrap_or_default();
     XfccDetails {
         subject: flag(details.subject.as_ref(), false),
         cert: details.cert,

@@ -135,7 +135,7 @@ pub(crate) fn regex_rewrite(message: &matcher::RegexMatchAndSubstitute) -> Compi
     let Some(pattern) = &message.pattern else {
         return refuse_field("pattern", "is required");
     };
-    RegexRewrite::new(&pattern.regex, &message.substitution).or_else(|reason| refuse(reason))
+    RegexRewrite::new(&pattern.regex, &message.substitution).or_else(refuse)
 }
 
 pub(crate) fn string_matcher(message: &matcher::StringMatcher) -> Compiled<StringMatcher> {

@@ -1,5 +1,7 @@
 //! The benchmark's Envoy bootstraps are accepted as they are, and a wrong field is refused with its path.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 
 use meltemi_compile::{Refusal, bootstrap};

@@ -90,9 +90,11 @@ pub(crate) fn http2(message: Option<&core::Http2ProtocolOptions>) -> Compiled<Ht
             .map(keepalive)
             .transpose()
             .within("connection_keepalive")?,
-        stream_error_on_invalid: overriding.or(message
-            .stream_error_on_invalid_http_messaging
-            .then_some(true)),
+        stream_error_on_invalid: overriding.or_else(|| {
+            message
+                .stream_error_on_invalid_http_messaging
+                .then_some(true)
+        }),
         max_frame_size: None,
     })
 }

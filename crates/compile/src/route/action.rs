@@ -32,7 +32,7 @@ pub(super) fn forward(
     host: &pb::VirtualHost,
     scope: &Scope<'_>,
 ) -> Compiled<Forward> {
-    let stream = message.max_stream_duration.clone().unwrap_or_default();
+    let stream = message.max_stream_duration.unwrap_or_default();
     let retry = match (&message.retry_policy, &host.retry_policy) {
         (Some(own), _) => Some(retry_policy(own).within("retry_policy")?),
         (None, Some(of_host)) => {

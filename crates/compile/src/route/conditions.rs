@@ -13,7 +13,7 @@ use crate::values::{
 };
 
 pub(super) fn route_match(message: &pb::RouteMatch) -> Compiled<RouteMatch> {
-    let tls = message.tls_context.clone().unwrap_or_default();
+    let tls = message.tls_context.unwrap_or_default();
     let fraction = message.runtime_fraction.as_ref();
     Ok(RouteMatch {
         path: path(message)?,

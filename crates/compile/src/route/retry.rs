@@ -12,7 +12,7 @@ use crate::values::{header_matcher, header_name, limit, number_or, positive_or};
 const DEFAULT_RESET_BOUND: Duration = Duration::from_secs(300);
 
 pub(super) fn retry_policy(message: &pb::RetryPolicy) -> Compiled<Arc<RetryPolicy>> {
-    let back_off = message.retry_back_off.clone().unwrap_or_default();
+    let back_off = message.retry_back_off.unwrap_or_default();
     let base = positive_or(
         "retry_back_off.base_interval",
         back_off.base_interval.as_ref(),
