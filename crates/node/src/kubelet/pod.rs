@@ -135,10 +135,14 @@ impl Worker {
         if pod
             .spec
             .as_ref()
-            .is_some_and(|spec| spec.node_name.is_some())
+            .is_none_or(|spec| spec.node_name.is_none())
         {
-            return;
+            self.assign(&pod).await;
         }
+        self.runtime.update(|state| state.bound = true);
+    }
+
+    async fn assign(&self, pod: &Arc<Pod>) {
         let api: Api<Pod> = Api::namespaced(self.kubelet.client.clone(), &self.key().namespace);
         let name = pod.metadata.name.clone().unwrap_or_default();
         let node = &*self.kubelet.settings.node_name;
@@ -147,21 +151,33 @@ impl Worker {
             "metadata": {"name": name, "namespace": pod.metadata.namespace, "uid": pod.metadata.uid},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        let mut pause = Duration::from_millis(50);
+        let mut pause = Duration::from_millis(20);
         loop {
             let outcome: Result<serde_json::Value, _> = api
                 .create_subresource("binding", &name, &Default::default(), &binding)
                 .await;
             match outcome {
                 Ok(_) => break,
-                Err(error) if matches!(write::code(&error), Some(404 | 409)) => return,
-                Err(error) => tracing::warn!(pod = %self.key(), %error, "binding failed, retrying"),
+                // Gone, or assigned already (a lost answer of ours): the watch tells.
+                Err(error) if write::is_not_found(&error) => return,
+                Err(_)
+                    if self
+                        .now()
+                        .spec
+                        .as_ref()
+                        .is_some_and(|spec| spec.node_name.is_some()) =>
+                {
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(pod = %self.key(), %error, "binding failed, retrying")
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
         let message = format!("Successfully assigned {} to {node}", self.key());
-        self.kubelet.scheduled(&pod, message);
+        self.kubelet.scheduled(pod, message);
     }
 
     /// Runs init containers in order, then the main ones together, then ends the sidecars.

@@ -209,7 +209,8 @@ where
     tokio::time::sleep(schedule.initial_delay).await;
     let (mut passed, mut successes, mut failures, mut tries) = (false, 0u32, 0u32, 0usize);
     let mut counted_at = Instant::now();
-    let mut counts = true;
+    // A container that is only just starting has not failed yet.
+    let mut counts = false;
     loop {
         let outcome = target.attempt(&schedule.action, schedule.timeout).await;
         let verdict = match outcome {

@@ -39,6 +39,7 @@ impl Reporter {
 
     /// Reports forever.
     pub(super) async fn follow(&mut self) {
+        self.runtime.until(|state| state.bound.then_some(())).await;
         loop {
             self.changes.mark_unchanged();
             self.report_until_written().await;

@@ -86,6 +86,8 @@ pub(crate) struct PodState {
     pub(crate) netns: Option<NetNs>,
     pub(crate) sandbox: Option<SandboxId>,
     pub(crate) start_time: Option<Timestamp>,
+    /// The pod is assigned to this node; before that nothing is reported.
+    pub(crate) bound: bool,
     /// The pod failed as a whole: reason and message (`DeadlineExceeded`).
     pub(crate) failed: Option<(String, String)>,
     /// All containers have ended for good and the sandbox is gone.

@@ -26,7 +26,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::query::Query;
 use super::{Body, text};
@@ -197,6 +198,11 @@ impl Session {
                     return;
                 }
             }
+            let normal = CloseFrame {
+                code: CloseCode::Normal,
+                reason: Default::default(),
+            };
+            let _ = sink.send(Message::Close(Some(normal))).await;
             let _ = sink.close().await;
         });
         let (stdio, streams) = self.streams(&send)?;

@@ -1,0 +1,233 @@
+//! Controllers and Services: what Kubernetes' objects do together.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use meltemi_kube::write;
+use serde_json::{Value, json};
+
+use crate::Case;
+use crate::world::{World, eventually, get, is, script_pod};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_deployment_is_rolled_out_updated_and_collected",
+        deployment,
+    ),
+    (
+        "a_killed_application_is_restarted_and_a_sick_one_leaves_the_service",
+        service,
+    ),
+    ("a_pod_reaches_a_service_by_name", by_name),
+    ("a_job_completes", job),
+];
+
+fn web(replicas: i32, version: &str) -> Value {
+    json!({
+        "metadata": {"name": "web"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web", "version": version}},
+                "spec": {"terminationGracePeriodSeconds": 5,
+                    "containers": [{"name": "main", "image": "role", "args": ["http", "8080"],
+                        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1,
+                                           "failureThreshold": 1}}]}}}
+    })
+}
+
+fn web_service() -> Value {
+    json!({"metadata": {"name": "web"},
+        "spec": {"type": "LoadBalancer", "selector": {"app": "web"},
+                 "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}})
+}
+
+fn available(world: &World, replicas: i32) -> Option<Deployment> {
+    let deployment = world.get::<Deployment>("web")?;
+    let status = deployment.status.clone()?;
+    let current = status.observed_generation == deployment.metadata.generation;
+    (current
+        && status.available_replicas == Some(replicas)
+        && status.updated_replicas == Some(replicas)
+        && status.replicas == Some(replicas))
+    .then_some(deployment)
+}
+
+fn deployment() {
+    let mut world = World::new();
+    world.create::<Deployment>(web(2, "v1"));
+    let found = eventually("two replicas are available", || available(&world, 2));
+    let conditions = found
+        .status
+        .expect("a status")
+        .conditions
+        .expect("conditions");
+    let reason = |kind: &str| {
+        conditions
+            .iter()
+            .find(|c| c.type_ == kind)
+            .and_then(|c| c.reason.clone())
+    };
+    assert_eq!(
+        reason("Available").as_deref(),
+        Some("MinimumReplicasAvailable")
+    );
+    assert_eq!(
+        reason("Progressing").as_deref(),
+        Some("NewReplicaSetAvailable")
+    );
+    let set = &world.list::<ReplicaSet>()[0];
+    let hash = set
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get("pod-template-hash"))
+        .expect("a hash");
+    assert_eq!(
+        set.metadata.name.as_deref(),
+        Some(format!("web-{hash}").as_str())
+    );
+    let api = world.api::<Deployment>();
+    let patch = json!({"spec": {"template": {"metadata": {"labels": {"version": "v2"}}}}});
+    world
+        .runtime
+        .block_on(write::merge_patch(&api, "web", &patch))
+        .expect("patched");
+    eventually("the new version is rolled out", || {
+        available(&world, 2)?;
+        let pods = world.list::<Pod>();
+        let new = |pod: &Pod| {
+            pod.metadata
+                .labels
+                .as_ref()
+                .is_some_and(|l| l.get("version").is_some_and(|v| v == "v2"))
+        };
+        (pods.len() == 2 && pods.iter().all(new)).then_some(())
+    });
+    let found = world.get::<Deployment>("web").expect("there");
+    let revision = found
+        .metadata
+        .annotations
+        .and_then(|a| a.get("deployment.kubernetes.io/revision").cloned());
+    assert_eq!(revision.as_deref(), Some("2"));
+    world.delete::<Deployment>("web");
+    eventually("sets and pods are collected", || {
+        (world.list::<ReplicaSet>().is_empty() && world.list::<Pod>().is_empty()).then_some(())
+    });
+    let _ = &mut world;
+}
+
+fn ready_endpoints(world: &World) -> usize {
+    let slices = world.list::<EndpointSlice>();
+    let own = slices.iter().filter(|slice| {
+        slice.metadata.labels.as_ref().is_some_and(|l| {
+            l.get("kubernetes.io/service-name")
+                .is_some_and(|n| n == "web")
+        })
+    });
+    own.flat_map(|slice| slice.endpoints.iter().flatten())
+        .filter(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true))
+        .count()
+}
+
+fn service() {
+    let mut world = World::new();
+    world.create::<Deployment>(web(2, "v1"));
+    world.create::<Service>(web_service());
+    eventually("two endpoints", || {
+        (ready_endpoints(&world) == 2).then_some(())
+    });
+    let service = eventually("an address", || {
+        let service = world.get::<Service>("web")?;
+        service
+            .status
+            .as_ref()?
+            .load_balancer
+            .as_ref()?
+            .ingress
+            .as_ref()?
+            .first()?
+            .ip
+            .clone()
+    });
+    assert_eq!(service, "172.18.255.200");
+    let publish = world.publish;
+    let mut names = std::collections::BTreeSet::new();
+    eventually("both pods answer in turn", || {
+        names.insert(get(publish, "/")?.1);
+        (names.len() == 2).then_some(())
+    });
+    get(publish, "/quit");
+    let restarted = eventually("the killed application is restarted", || {
+        world
+            .list::<Pod>()
+            .into_iter()
+            .find(|pod| crate::world::restarts(pod) == 1 && is(pod, "Ready"))
+    });
+    let name = restarted.metadata.name.expect("a name");
+    assert!(
+        world
+            .logs(&name, "main", true)
+            .expect("the log before")
+            .contains("listening on 8080")
+    );
+    eventually("two endpoints again", || {
+        (ready_endpoints(&world) == 2).then_some(())
+    });
+    let sick = eventually("a pod is told to be sick", || get(publish, "/sick"));
+    assert_eq!(sick.0, 200);
+    eventually("the sick pod leaves", || {
+        (ready_endpoints(&world) == 1).then_some(())
+    });
+    for _ in 0..10 {
+        let answer = eventually("the healthy pod answers", || get(publish, "/healthz"));
+        assert_eq!(answer.0, 200);
+    }
+    let _ = &mut world;
+}
+
+fn by_name() {
+    let mut world = World::new();
+    world.create::<Deployment>(web(1, "v1"));
+    world.create::<Service>(web_service());
+    eventually("an endpoint", || {
+        (ready_endpoints(&world) == 1).then_some(())
+    });
+    for address in ["web:80", "web.default.svc.cluster.local:80"] {
+        let name = address.replace(['.', ':'], "-");
+        let mut pod = crate::world::role_pod(&name, &["get", address, "/"]);
+        pod["spec"]["restartPolicy"] = json!("Never");
+        world.create::<Pod>(pod);
+        world.phase(&name, "Succeeded");
+        let log = world.logs(&name, "main", false).expect("a log");
+        assert!(
+            log.contains("resolved 10.96.") && log.contains("web-"),
+            "{log}"
+        );
+    }
+    let mut pod = crate::world::role_pod(
+        "nothing",
+        &["get", "absent.default.svc.cluster.local:80", "/"],
+    );
+    pod["spec"]["restartPolicy"] = json!("Never");
+    world.create::<Pod>(pod);
+    world.phase("nothing", "Failed");
+}
+
+fn job() {
+    let world = World::new();
+    let spec = script_pod("x", "echo done")["spec"].clone();
+    world.create::<Job>(json!({"metadata": {"name": "batch"},
+        "spec": {"completions": 2, "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}}}));
+    let job = eventually("the job completes", || {
+        let job = world.get::<Job>("batch")?;
+        let complete = job
+            .status
+            .as_ref()?
+            .conditions
+            .as_ref()?
+            .iter()
+            .any(|c| c.type_ == "Complete" && c.status == "True");
+        complete.then_some(job)
+    });
+    assert_eq!(job.status.and_then(|status| status.succeeded), Some(2));
+}
