@@ -16,6 +16,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::field::FieldError;
+use crate::kinds::Resource;
 use crate::rest::{Call, WriteOptions};
 use crate::status::{ApiError, ApiResult};
 
@@ -97,6 +99,16 @@ async fn built_in(call: &Arc<Call>, operation: Operation, mut object: Value) -> 
         pods::complete(call, &mut object).await?;
     }
     Ok(object)
+}
+
+/// Fields of an otherwise valid object that this server cannot honour.
+pub(crate) fn unsupported(resource: &Resource, object: &Value) -> Vec<FieldError> {
+    match resource.kind.as_ref() {
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
+            webhook::unsupported(object)
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// New objects need a namespace that exists and is not going away.

@@ -21,6 +21,8 @@ use crate::state::Api;
 use crate::status::{ApiError, ApiResult};
 use config::{FailurePolicy, Hook, Matched};
 
+pub(crate) use config::unsupported;
+
 const MUTATING: &str = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
 const VALIDATING: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
 

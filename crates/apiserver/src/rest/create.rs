@@ -191,6 +191,7 @@ async fn attempt_create(
         .unwrap_or_default()
         .to_owned();
     let mut errors = validate::create(resource, &object);
+    errors.extend(admission::unsupported(resource, &object));
     if is_definition(resource) {
         errors.extend(crate::crd::validate(&object, None));
     }

@@ -126,6 +126,7 @@ fn check_valid(call: &Call, object: &Value, old: &Value) -> ApiResult<()> {
         errors.extend(crate::crd::validate(object, Some(old)));
     }
     errors.extend(new_finalizers(object, old));
+    errors.extend(admission::unsupported(resource, object));
     if !errors.is_empty() {
         return Err(ApiError::invalid(resource, &call.path.name, &errors));
     }

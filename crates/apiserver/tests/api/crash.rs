@@ -178,7 +178,7 @@ async fn acknowledged_writes_survive_two_hundred_sigkills() {
                 client, ledger, writer, seed,
             )));
         }
-        tokio::time::sleep(Duration::from_millis(random.u64(1..60))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(1..40))).await;
         server.kill().expect("kill");
         let status = server.wait().expect("wait");
         assert_eq!(

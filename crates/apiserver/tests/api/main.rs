@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod access;
 mod crash;
 mod kubectl;
 mod peers;
 mod requests;
 mod support;
+mod watches;

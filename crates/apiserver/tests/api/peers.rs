@@ -232,6 +232,13 @@ async fn failure_policy_and_selectors_decide_about_an_unreachable_webhook() {
     let mut client = server.client().await;
     let nowhere = json!({"url": "https://127.0.0.1:1/x"});
     let selector = json!({"objectSelector": {"matchLabels": {"ask": "yes"}}});
+    let conditions = json!({"matchConditions": [{"name": "c", "expression": "true"}]});
+    let hook = configuration(
+        "ValidatingWebhookConfiguration",
+        nowhere.clone(),
+        &conditions,
+    );
+    assert_eq!(client.refused("POST", VALIDATING, Some(&hook)).await.0, 422);
     let hook = configuration("ValidatingWebhookConfiguration", nowhere, &selector);
     client.ok("POST", VALIDATING, Some(&hook)).await;
     client

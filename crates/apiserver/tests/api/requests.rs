@@ -5,12 +5,11 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::support::{Client, Server, eventually};
-use meltemi_apiserver::store::StoreOptions;
 
-const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
-fn config_map(name: &str) -> Value {
+pub(crate) fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": name}}, "data": {"k": "v"}})
 }
 
@@ -20,7 +19,7 @@ fn deployment(name: &str) -> Value {
             "metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
 }
 
-async fn create(client: &mut Client, names: &[&str]) -> Vec<Value> {
+pub(crate) async fn create(client: &mut Client, names: &[&str]) -> Vec<Value> {
     let mut out = Vec::new();
     for name in names {
         out.push(
@@ -32,7 +31,7 @@ async fn create(client: &mut Client, names: &[&str]) -> Vec<Value> {
     out
 }
 
-fn revision(object: &Value) -> String {
+pub(crate) fn revision(object: &Value) -> String {
     object["metadata"]["resourceVersion"]
         .as_str()
         .expect("resourceVersion")
@@ -99,141 +98,6 @@ async fn deletes_honour_uid_preconditions() {
     assert_eq!(code, 409);
     let status = client.ok("DELETE", &format!("{CONFIG_MAPS}/a"), None).await;
     assert_eq!(status["status"], "Success");
-}
-
-#[tokio::test]
-async fn lists_continue_on_one_snapshot_and_expire_after_compaction() {
-    let server = Server::start().await;
-    let mut client = server.client().await;
-    create(&mut client, &["a", "b", "c", "d"]).await;
-    let first = client
-        .ok("GET", &format!("{CONFIG_MAPS}?limit=2"), None)
-        .await;
-    assert_eq!(first["metadata"]["remainingItemCount"], 2);
-    let token = first["metadata"]["continue"]
-        .as_str()
-        .expect("token")
-        .to_owned();
-    client.ok("DELETE", &format!("{CONFIG_MAPS}/c"), None).await;
-    create(&mut client, &["cc"]).await;
-    let second = client
-        .ok(
-            "GET",
-            &format!("{CONFIG_MAPS}?limit=9&continue={token}"),
-            None,
-        )
-        .await;
-    let names: Vec<_> = second["items"]
-        .as_array()
-        .expect("items")
-        .iter()
-        .map(|i| i["metadata"]["name"].clone())
-        .collect();
-    assert_eq!(names, ["c", "d"]);
-    assert_eq!(
-        first["metadata"]["resourceVersion"],
-        second["metadata"]["resourceVersion"]
-    );
-    server.running.api().store.compact();
-    let (code, status) = client
-        .refused(
-            "GET",
-            &format!("{CONFIG_MAPS}?limit=9&continue={token}"),
-            None,
-        )
-        .await;
-    assert_eq!((code, status["reason"].as_str()), (410, Some("Expired")));
-    let fresh = status["metadata"]["continue"]
-        .as_str()
-        .expect("a new token");
-    let rest = client
-        .ok("GET", &format!("{CONFIG_MAPS}?continue={fresh}"), None)
-        .await;
-    assert_eq!(rest["items"][0]["metadata"]["name"], "cc");
-}
-
-#[tokio::test]
-async fn selectors_choose_in_lists_and_watches() {
-    let server = Server::start().await;
-    let mut client = server.client().await;
-    create(&mut client, &["a", "b"]).await;
-    let list = client
-        .ok("GET", &format!("{CONFIG_MAPS}?labelSelector=app%3Da"), None)
-        .await;
-    assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
-    let list = client
-        .ok(
-            "GET",
-            &format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Db"),
-            None,
-        )
-        .await;
-    assert_eq!(list["items"][0]["metadata"]["name"], "b");
-    let path = format!("{CONFIG_MAPS}?watch=true&labelSelector=app%3Da");
-    let mut watch = client.watch(&path).await;
-    assert_eq!(watch.summary().await, "ADDED a");
-    let out = json!({"metadata": {"labels": {"app": "z"}}});
-    client
-        .ok("PATCH", &format!("{CONFIG_MAPS}/a"), Some(&out))
-        .await;
-    assert_eq!(watch.summary().await, "DELETED a");
-    let back = json!({"metadata": {"labels": {"app": "a"}}});
-    client
-        .ok("PATCH", &format!("{CONFIG_MAPS}/b"), Some(&back))
-        .await;
-    assert_eq!(watch.summary().await, "ADDED b");
-}
-
-#[tokio::test]
-async fn a_watch_resumes_from_its_revision_or_gets_410() {
-    let server = Server::with(|config| {
-        config.store = StoreOptions {
-            history_events: 4,
-            ..StoreOptions::default()
-        };
-    })
-    .await;
-    let mut client = server.client().await;
-    let created = create(&mut client, &["a", "b"]).await;
-    let path = format!(
-        "{CONFIG_MAPS}?watch=true&resourceVersion={}",
-        revision(&created[0])
-    );
-    let mut watch = client.watch(&path).await;
-    assert_eq!(watch.summary().await, "ADDED b");
-    client.ok("DELETE", &format!("{CONFIG_MAPS}/b"), None).await;
-    assert_eq!(watch.summary().await, "DELETED b");
-    create(&mut client, &["c", "d", "e", "f", "g"]).await;
-    let mut late = client.watch(&path).await;
-    let event = late.next().await.expect("an event");
-    assert_eq!(
-        (event["type"].as_str(), event["object"]["code"].as_u64()),
-        (Some("ERROR"), Some(410))
-    );
-    assert!(late.next().await.is_none());
-}
-
-#[tokio::test]
-async fn a_watch_list_ends_its_initial_events_with_a_bookmark() {
-    let server = Server::start().await;
-    let mut client = server.client().await;
-    create(&mut client, &["a", "b"]).await;
-    let path = format!(
-        "{CONFIG_MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
-    );
-    let mut watch = client.watch(&path).await;
-    assert_eq!(watch.summary().await, "ADDED a");
-    assert_eq!(watch.summary().await, "ADDED b");
-    let bookmark = watch.next().await.expect("bookmark");
-    assert_eq!(bookmark["type"], "BOOKMARK");
-    assert_eq!(
-        bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
-        "true"
-    );
-    create(&mut client, &["c"]).await;
-    assert_eq!(watch.summary().await, "ADDED c");
-    let alone = format!("{CONFIG_MAPS}?watch=true&sendInitialEvents=true");
-    assert_eq!(client.refused("GET", &alone, None).await.0, 422);
 }
 
 #[tokio::test]
@@ -483,64 +347,6 @@ async fn services_get_addresses_that_no_other_has() {
 }
 
 #[tokio::test]
-async fn tokens_authenticate_their_account_and_rbac_decides() {
-    let server = Server::start().await.with_default_account().await;
-    let mut admin = server.client().await;
-    let mut nobody = admin.with_token(None).await;
-    assert_eq!(nobody.refused("GET", CONFIG_MAPS, None).await.0, 401);
-    assert_eq!(nobody.ok("GET", "/readyz", None).await, "ok");
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}});
-    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
-    let issued = admin.ok("POST", path, Some(&request)).await;
-    let token = issued["status"]["token"].as_str().expect("token");
-    let mut account = admin.with_token(Some(token)).await;
-    let (code, status) = account.refused("GET", CONFIG_MAPS, None).await;
-    assert_eq!(code, 403);
-    assert_eq!(
-        status["message"],
-        "configmaps is forbidden: User \"system:serviceaccount:default:default\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\""
-    );
-    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
-        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
-    admin
-        .ok(
-            "POST",
-            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
-            Some(&binding),
-        )
-        .await;
-    account.ok("GET", CONFIG_MAPS, None).await;
-    assert_eq!(
-        account
-            .refused("POST", CONFIG_MAPS, Some(&config_map("x")))
-            .await
-            .0,
-        403
-    );
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
-    let reviewed = admin
-        .ok(
-            "POST",
-            "/apis/authentication.k8s.io/v1/tokenreviews",
-            Some(&review),
-        )
-        .await;
-    assert_eq!(
-        reviewed["status"]["user"]["username"],
-        "system:serviceaccount:default:default"
-    );
-    admin
-        .ok(
-            "DELETE",
-            "/api/v1/namespaces/default/serviceaccounts/default",
-            None,
-        )
-        .await;
-    assert_eq!(account.refused("GET", CONFIG_MAPS, None).await.0, 401);
-}
-
-#[tokio::test]
 async fn bodies_beyond_the_limit_and_of_strange_types_are_refused() {
     let server = Server::start().await;
     let mut client = server.client().await;
@@ -600,136 +406,5 @@ async fn server_side_apply_creates_merges_and_finds_conflicts() {
         revision(&same),
         again,
         "applying the same again writes nothing"
-    );
-}
-
-#[tokio::test]
-async fn objects_survive_a_restart_on_the_same_directory() {
-    let state = tempfile::tempdir().expect("tempdir");
-    let config = meltemi_apiserver::Config::new(state.path(), 0);
-    let running = meltemi_apiserver::start(config.clone())
-        .await
-        .expect("start");
-    let mut client = Client::from_state(state.path()).await.expect("connect");
-    let made = create(&mut client, &["kept"]).await.remove(0);
-    drop(client);
-    running.stop().await;
-    let running = meltemi_apiserver::start(config).await.expect("start again");
-    let mut client = Client::from_state(state.path()).await.expect("connect");
-    let kept = client.ok("GET", &format!("{CONFIG_MAPS}/kept"), None).await;
-    assert_eq!(kept, made);
-    let next = create(&mut client, &["next"]).await.remove(0);
-    assert!(
-        revision(&next).parse::<u64>().expect("number")
-            > revision(&made).parse::<u64>().expect("number")
-    );
-    drop(client);
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn starting_twice_says_what_is_in_the_way() {
-    let server = Server::start().await;
-    let port = server.running.address().port();
-    let other = tempfile::tempdir().expect("tempdir");
-    let config = meltemi_apiserver::Config::new(other.path(), port);
-    let error = meltemi_apiserver::start(config)
-        .await
-        .expect_err("the port is taken");
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "port {port} is in use on 127.0.0.1; stop what listens there or choose another with --api-port"
-        )
-    );
-    let same = meltemi_apiserver::Config::new(server.state.path(), 0);
-    let error = meltemi_apiserver::start(same)
-        .await
-        .expect_err("the store is taken");
-    assert!(error.to_string().contains("another API server"), "{error}");
-}
-
-#[tokio::test]
-async fn after_a_restart_a_watch_resumes_from_now_and_expires_from_before() {
-    let state = tempfile::tempdir().expect("tempdir");
-    let config = meltemi_apiserver::Config::new(state.path(), 0);
-    let running = meltemi_apiserver::start(config.clone())
-        .await
-        .expect("start");
-    let mut client = Client::from_state(state.path()).await.expect("connect");
-    let made = create(&mut client, &["a", "b"]).await;
-    drop(client);
-    running.stop().await;
-    let running = meltemi_apiserver::start(config).await.expect("start again");
-    let mut client = Client::from_state(state.path()).await.expect("connect");
-    let from = |object: &Value| {
-        format!(
-            "{CONFIG_MAPS}?watch=true&resourceVersion={}",
-            revision(object)
-        )
-    };
-    let mut current = client.watch(&from(&made[1])).await;
-    let mut old = client.watch(&from(&made[0])).await;
-    create(&mut client, &["c"]).await;
-    assert_eq!(current.summary().await, "ADDED c");
-    let event = old.next().await.expect("an event");
-    assert_eq!(event["object"]["reason"], "Expired");
-    drop(client);
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn a_state_directory_that_cannot_be_made_is_named() {
-    let file = tempfile::NamedTempFile::new().expect("file");
-    let state = file.path().join("state");
-    let error = meltemi_apiserver::start(meltemi_apiserver::Config::new(&state, 0))
-        .await
-        .expect_err("a file is no directory");
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "cannot write the state directory {}: Not a directory (os error 20); free or allow space there, or choose another with --state",
-            state.display()
-        )
-    );
-}
-
-#[tokio::test]
-async fn nobody_hands_out_permissions_that_he_does_not_hold() {
-    let server = Server::start().await.with_default_account().await;
-    let mut admin = server.client().await;
-    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "b"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
-        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
-    admin
-        .ok(
-            "POST",
-            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-            Some(&binding),
-        )
-        .await;
-    let request =
-        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
-    let issued = admin.ok("POST", path, Some(&request)).await;
-    let mut account = admin.with_token(issued["status"]["token"].as_str()).await;
-    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
-    let role = |resource: &str| {
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": resource},
-        "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]})
-    };
-    account.ok("POST", roles, Some(&role("pods"))).await;
-    let (code, _) = account.refused("POST", roles, Some(&role("nodes"))).await;
-    assert_eq!(code, 403);
-    let cluster_admin = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "mine"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
-    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
-    assert_eq!(
-        account
-            .refused("POST", bindings, Some(&cluster_admin))
-            .await
-            .0,
-        403
     );
 }

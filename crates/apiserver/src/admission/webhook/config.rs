@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Review;
 use crate::admission::Operation;
+use crate::field::FieldError;
 use crate::kinds::api_version;
 use crate::rest::Call;
 use crate::selector::LabelSelector;
@@ -77,6 +78,25 @@ impl Matched {
         object["apiVersion"] = json!(self.api_version);
         object
     }
+}
+
+/// What a configuration asks for that this server would have to ignore: refused instead.
+pub(crate) fn unsupported(configuration: &Value) -> Vec<FieldError> {
+    let hooks = configuration["webhooks"].as_array().into_iter().flatten();
+    hooks
+        .enumerate()
+        .filter(|(_, hook)| {
+            hook["matchConditions"]
+                .as_array()
+                .is_some_and(|c| !c.is_empty())
+        })
+        .map(|(index, _)| {
+            FieldError::forbidden(
+                format!("webhooks[{index}].matchConditions"),
+                "not supported by this API server; use rules, namespaceSelector or objectSelector",
+            )
+        })
+        .collect()
 }
 
 /// The webhooks of one configuration object; those that cannot be parsed are logged and left out.
