@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::mesh::{Mesh, SUBSETS};
 
-const RULES: &str = r#"
+pub(crate) const RULES: &str = r#"
 kind: VirtualService
 metadata: {name: reviews}
 spec:

@@ -8,5 +8,6 @@ mod destination_rules;
 mod envoy;
 mod gateways;
 mod mesh;
+mod own_proxy;
 mod profiles;
 mod virtual_services;
