@@ -88,6 +88,18 @@ impl ServiceEndpoints {
         self.by_port.values().flatten()
     }
 
+    /// While no endpoint says who is behind the service, it is who it was: clients need not be told twice that a
+    /// workload restarts.
+    #[must_use]
+    pub(crate) fn or_identities_of(mut self, before: Option<&Self>) -> Self {
+        if self.identities.is_empty()
+            && let Some(before) = before
+        {
+            self.identities = before.identities.clone();
+        }
+        self
+    }
+
     /// The identities of the workloads behind the service.
     #[must_use]
     pub fn identities(&self) -> &Shared<BTreeSet<SpiffeId>> {

@@ -176,34 +176,6 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// The object's own copy of a policy that the `api` crate does not describe yet.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(crate) struct PeerAuthentication {
-    pub(crate) metadata: Metadata,
-    pub(crate) spec: PeerAuthenticationSpec,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct PeerAuthenticationSpec {
-    pub(crate) selector: Option<Selector>,
-    pub(crate) mtls: Option<Mtls>,
-    pub(crate) port_level_mtls: BTreeMap<String, Mtls>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Selector {
-    pub(crate) match_labels: BTreeMap<ArcStr, ArcStr>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(crate) struct Mtls {
-    pub(crate) mode: String,
-}
-
 pub(crate) fn read<T: for<'de> Deserialize<'de>>(value: &Value) -> Result<T, serde_json::Error> {
     T::deserialize(value)
 }

@@ -113,7 +113,10 @@ impl Snapshot {
                 endpoints.remove(&host);
                 continue;
             }
-            let now = Shared::new(inputs.endpoints_of(name));
+            let now = inputs
+                .endpoints_of(name)
+                .or_identities_of(before.map(|before| &**before));
+            let now = Shared::new(now);
             if before == Some(&now) {
                 continue;
             }

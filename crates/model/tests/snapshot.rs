@@ -341,3 +341,21 @@ fn exported_objects_are_seen_only_where_they_are_exported_to() {
     assert_eq!(hosts("default"), ["hidden", "reviews"]);
     assert_eq!(hosts("other"), ["reviews"]);
 }
+
+#[test]
+fn a_service_whose_only_workload_restarts_keeps_its_identity() {
+    let mut inputs = mesh_with_reviews();
+    inputs
+        .apply(Kind::EndpointSlice, &slice(&[]))
+        .expect("slice");
+    let (snapshot, changes) = inputs.snapshot();
+    assert!(changes.only_endpoints(), "{changes:?}");
+    let endpoints = snapshot.endpoints(&REVIEWS.into()).expect("known");
+    assert_eq!(
+        (
+            endpoints.identities().len(),
+            endpoints.of_port("http").len()
+        ),
+        (1, 0)
+    );
+}

@@ -11,6 +11,7 @@ mod resilience;
 mod rule;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use meltemi_model::destination::HashKey;
 use meltemi_model::routing::{Destination, GatewayRef, VirtualService};
@@ -149,7 +150,7 @@ fn other_hosts(policy: OutboundPolicy) -> pb::route::VirtualHost {
     let (name, action) = match policy {
         OutboundPolicy::AllowAny => {
             let mut action = rule::to_cluster(PASSTHROUGH);
-            action.timeout = Some(pb::wkt::Duration::default());
+            rule::limit_time(&mut action, Duration::ZERO);
             ("allow_any", pb::route::route::Action::Route(action))
         }
         OutboundPolicy::RegistryOnly => {

@@ -2,49 +2,40 @@
 
 use std::collections::BTreeMap;
 
-use meltemi_names::Labels;
+use meltemi_api::peer_authentication as api;
 use serde_json::Value;
 
-use super::ConvertError;
-use crate::kubernetes as k8s;
+use super::{ConvertError, labels_of, meta_of};
 use crate::peer_authentication::{MutualTls, PeerAuthentication};
 
 pub(crate) fn convert(value: &Value) -> Result<PeerAuthentication, ConvertError> {
-    let object: k8s::PeerAuthentication =
-        k8s::read(value).map_err(|source| ConvertError::Shape { source })?;
+    let object = meltemi_api::Object::<api::PeerAuthentication>::from_value(value)?;
+    let spec = &object.spec;
     let mut ports = BTreeMap::new();
-    for (port, mtls) in &object.spec.port_level_mtls {
+    for (port, wanted) in &spec.port_level_mtls {
         let field = || format!("spec.portLevelMtls.{port}");
         let number = port
             .parse()
             .map_err(|_| ConvertError::value(field(), "is not a port"))?;
-        ports.insert(number, mode(field(), &mtls.mode)?);
+        ports.insert(number, mode(wanted.mode));
     }
-    let selector = object
-        .spec
+    let labels = spec
         .selector
-        .map(|selector| selector.match_labels)
-        .filter(|labels| !labels.is_empty());
+        .as_ref()
+        .map(|selector| &selector.match_labels);
     Ok(PeerAuthentication {
-        meta: object.metadata.meta(),
-        selector: selector.map(|labels| labels.into_iter().collect::<Labels>()),
-        mode: object
-            .spec
-            .mtls
-            .map_or(Ok(None), |mtls| mode("spec.mtls.mode".into(), &mtls.mode))?,
+        meta: meta_of(&object.metadata),
+        selector: labels.filter(|labels| !labels.is_empty()).map(labels_of),
+        mode: spec.mtls.as_ref().and_then(|wanted| mode(wanted.mode)),
         ports,
     })
 }
 
-fn mode(field: String, text: &str) -> Result<Option<MutualTls>, ConvertError> {
-    match text {
-        "" | "UNSET" => Ok(None),
-        "DISABLE" => Ok(Some(MutualTls::Disable)),
-        "PERMISSIVE" => Ok(Some(MutualTls::Permissive)),
-        "STRICT" => Ok(Some(MutualTls::Strict)),
-        other => Err(ConvertError::value(
-            field,
-            format!("`{other}` is not one of DISABLE, PERMISSIVE, STRICT"),
-        )),
+fn mode(written: api::MutualTlsMode) -> Option<MutualTls> {
+    match written {
+        api::MutualTlsMode::Unset => None,
+        api::MutualTlsMode::Disable => Some(MutualTls::Disable),
+        api::MutualTlsMode::Permissive => Some(MutualTls::Permissive),
+        api::MutualTlsMode::Strict => Some(MutualTls::Strict),
     }
 }

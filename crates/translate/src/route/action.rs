@@ -5,6 +5,7 @@ use meltemi_model::routing::{
 };
 use meltemi_names::cluster::UNKNOWN_SERVICE;
 
+use super::rule::limit_time;
 use super::{HostInput, RouteInput, Target, headers, resilience};
 use crate::pb;
 use crate::pb::route::{redirect_action, route::Action, route_action, weighted_cluster};
@@ -57,13 +58,7 @@ pub(super) fn forward(
             ));
         }
     }
-    let time = pb::duration(rule.timeout.unwrap_or_default());
-    action.timeout = Some(time);
-    action.max_stream_duration = Some(route_action::MaxStreamDuration {
-        max_stream_duration: Some(time),
-        grpc_timeout_header_max: Some(time),
-        ..Default::default()
-    });
+    limit_time(&mut action, rule.timeout.unwrap_or_default());
     let hash = used
         .iter()
         .find_map(|share| target(host, share)?.hash.as_ref());

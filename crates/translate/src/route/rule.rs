@@ -1,5 +1,7 @@
 //! Rules of a host as routes.
 
+use std::time::Duration;
+
 use meltemi_model::routing::{
     Destination, HttpAction, HttpMatch, HttpRule, MatchScope, StringMatch, VirtualService,
 };
@@ -45,8 +47,7 @@ pub(super) fn of_host(input: &RouteInput, host: &HostInput) -> Vec<pb::route::Ro
 /// Everything to one service.
 fn default_route(input: &RouteInput, target: &Target) -> pb::route::Route {
     let mut action = to_cluster(&target.cluster);
-    action.timeout = Some(pb::wkt::Duration::default());
-    action.max_stream_duration = Some(unlimited());
+    limit_time(&mut action, Duration::ZERO);
     action.hash_policy = target
         .hash
         .as_ref()
@@ -62,6 +63,15 @@ fn default_route(input: &RouteInput, target: &Target) -> pb::route::Route {
         decorator: Some(decorator(format!("{}:{}/*", target.host, target.port))),
         ..Default::default()
     }
+}
+
+/// Time for the whole exchange; zero is without limit, except one that a gRPC client asks for.
+///
+/// Istio's own field for gRPC, although a newer one exists: the newer one also ends streams.
+#[allow(deprecated)]
+pub(super) fn limit_time(action: &mut pb::route::RouteAction, time: Duration) {
+    action.timeout = Some(pb::duration(time));
+    action.max_grpc_timeout = Some(pb::duration(time));
 }
 
 /// No limit, except one that a gRPC client asks for.

@@ -148,7 +148,7 @@ fn inbound_calls_reach_the_application_in_plain_text_and_by_mutual_tls() {
     }
     let foreign = Call {
         application_protocols: vec!["h2".to_owned()],
-        ..plain.clone()
+        ..plain
     };
     assert_eq!(
         simulate(&config, "virtualInbound", &foreign).outcome,

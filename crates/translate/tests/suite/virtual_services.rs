@@ -120,10 +120,7 @@ fn timeouts_retries_and_mirrors_are_rendered() {
     let action = &routes[0]["route"];
     assert_eq!(routes[0]["name"], "main");
     assert_eq!(action["timeout"], "3s");
-    assert_eq!(
-        action["max_stream_duration"],
-        json!({"max_stream_duration": "3s", "grpc_timeout_header_max": "3s"})
-    );
+    assert_eq!(action["max_grpc_timeout"], "3s");
     let retries = &action["retry_policy"];
     assert_eq!(retries["retry_on"], "gateway-error,retriable-status-codes");
     assert_eq!(retries["retriable_status_codes"], json!([503]));
