@@ -5,7 +5,7 @@
 mod names;
 mod rules;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -182,7 +182,7 @@ fn resource(crd: &Value, version: &Value) -> Option<Resource> {
 }
 
 fn custom_version(crd: &Value, version: &Value) -> Option<CustomVersion> {
-    let (schema, digest, source) = compiled(&version["schema"]["openAPIV3Schema"])?;
+    let (schema, digest, source) = compiled(&version["schema"]["openAPIV3Schema"], "").ok()?;
     let scale = &version["subresources"]["scale"];
     let path = |key: &str| scale[key].as_str().map(str::to_owned);
     let selectable = version["selectableFields"].as_array().into_iter().flatten();
@@ -210,33 +210,51 @@ fn custom_version(crd: &Value, version: &Value) -> Option<CustomVersion> {
 
 /// A compiled schema with its digest and compressed source.
 type Compiled = (Arc<Schema>, [u8; 32], Arc<[u8]>);
-/// The schemas in use, by digest.
-type InUse = HashMap<[u8; 32], (Weak<Schema>, Weak<[u8]>)>;
+/// How many schemas are kept between a CRD's validation and its acceptance: the versions of a few CRDs.
+const RECENT: usize = 6;
 
-/// Compiles a schema, or finds it among those that are in use: CRDs are read again whenever one of them changes.
-fn compiled(schema: &Value) -> Option<Compiled> {
+/// The schemas in use.
+#[derive(Default)]
+struct InUse {
+    by_digest: HashMap<[u8; 32], (Weak<Schema>, Weak<[u8]>)>,
+    recent: VecDeque<(Arc<Schema>, Arc<[u8]>)>,
+}
+
+/// Compiles the schema at `path` of a CRD, or finds it among those that are in use: CRDs are read again whenever one
+/// of them changes, and what validation compiled is what is served afterwards.
+fn compiled(schema: &Value, path: &str) -> Result<Compiled, Vec<FieldError>> {
     static IN_USE: Mutex<Option<InUse>> = Mutex::new(None);
-    let json = serde_json::to_vec(schema).ok()?;
+    let json = schema.to_string().into_bytes();
     let digest: [u8; 32] = Sha256::digest(&json).into();
     let mut guard = IN_USE.lock();
     let in_use = guard.get_or_insert_default();
-    if let Some((schema, source)) = in_use.get(&digest)
+    if let Some((schema, source)) = in_use.by_digest.get(&digest)
         && let (Some(schema), Some(source)) = (schema.upgrade(), source.upgrade())
     {
-        return Some((schema, digest, source));
+        return Ok((schema, digest, source));
     }
-    let schema = Arc::new(Schema::compile(schema, "").ok()?);
-    let source: Arc<[u8]> = deflate(&json)?.into();
-    in_use.retain(|_, (weak, _)| weak.strong_count() > 0);
-    in_use.insert(digest, (Arc::downgrade(&schema), Arc::downgrade(&source)));
-    Some((schema, digest, source))
+    let schema = Arc::new(Schema::compile(schema, path)?);
+    let source: Arc<[u8]> = deflate(&json).into();
+    in_use
+        .by_digest
+        .retain(|_, (weak, _)| weak.strong_count() > 0);
+    in_use
+        .by_digest
+        .insert(digest, (Arc::downgrade(&schema), Arc::downgrade(&source)));
+    in_use.recent.truncate(RECENT - 1);
+    in_use
+        .recent
+        .push_front((Arc::clone(&schema), Arc::clone(&source)));
+    Ok((schema, digest, source))
 }
 
-fn deflate(json: &[u8]) -> Option<Vec<u8>> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(json).ok()?;
-    encoder.finish().ok()
+fn deflate(json: &[u8]) -> Vec<u8> {
+    use std::io::Read as _;
+    let mut out = Vec::new();
+    flate2::read::DeflateEncoder::new(json, flate2::Compression::fast())
+        .read_to_end(&mut out)
+        .expect("memory can be read");
+    out
 }
 
 impl CustomVersion {

@@ -31,12 +31,13 @@ pub struct DecodeError(pub String);
 /// Returns the messages of what was removed: `unknown field "spec.foo"`.
 ///
 /// # Errors
-/// When a value has another type than the kind says (`json: cannot unmarshal string into Go struct field ...`).
+/// When a value has another type than the kind says (`json: cannot unmarshal string into Go struct field ...`);
+/// the caller puts `Pod in version "v1" cannot be handled as a Pod: ` in front.
 pub fn decode(resource: &Resource, object: &mut Value) -> Result<Vec<String>, DecodeError> {
     let Some(custom) = &resource.custom else {
         return decode::builtin(resource, object);
     };
-    let mut unknown = decode::metadata_only(resource, object)?;
+    let mut unknown = decode::metadata_only(object)?;
     let pruned = custom.schema.prune(object);
     unknown.extend(
         pruned

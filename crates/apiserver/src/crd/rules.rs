@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use crate::field::{FieldError, child, index};
 use crate::jsonpath::JsonPath;
-use crate::schema::Schema;
 use crate::validate::names;
 
 /// All rules; `old` on update.
@@ -183,7 +182,7 @@ fn schema(version: &Value, at: &str, old: Option<&Value>, errors: &mut Vec<Field
     {
         return;
     }
-    if let Err(found) = Schema::compile(schema, &path) {
+    if let Err(found) = super::compiled(schema, &path) {
         errors.extend(found);
     }
 }

@@ -276,6 +276,10 @@ fn webhook_body(webhook: &Value, at: &str, errors: &mut Vec<FieldError>) {
             "exactly one of url or service is required",
         ));
     }
+    webhook_rules(webhook, at, errors);
+}
+
+fn webhook_rules(webhook: &Value, at: &str, errors: &mut Vec<FieldError>) {
     for (j, rule) in webhook["rules"]
         .as_array()
         .into_iter()

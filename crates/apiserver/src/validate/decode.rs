@@ -32,18 +32,11 @@ pub(super) fn decode_as(
     let Some(root) = types.root(group, version, kind) else {
         return Ok(Vec::new());
     };
-    run(object, root).map_err(|why| {
-        DecodeError(format!(
-            "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
-        ))
-    })
+    run(object, root).map_err(DecodeError)
 }
 
 /// Checks only `metadata`, for kinds whose types are not known here (CRDs).
-pub(super) fn metadata_only(
-    resource: &Resource,
-    object: &mut Value,
-) -> Result<Vec<String>, DecodeError> {
+pub(super) fn metadata_only(object: &mut Value) -> Result<Vec<String>, DecodeError> {
     let types = Types::get();
     let metadata = types
         .root("", "v1", "ConfigMap")
@@ -58,12 +51,7 @@ pub(super) fn metadata_only(
         go_path: "metadata".into(),
         go_struct: "ObjectMeta".into(),
     };
-    structure(value, *id, &mut place, &mut unknown).map_err(|why| {
-        DecodeError(format!(
-            "{} in version {:?} cannot be handled as a {}: {why}",
-            resource.kind, resource.version, resource.kind
-        ))
-    })?;
+    structure(value, *id, &mut place, &mut unknown).map_err(DecodeError)?;
     Ok(unknown)
 }
 
@@ -426,7 +414,7 @@ mod tests {
         let error = decode("apps", "deployments", &mut deployment).expect_err("refused");
         assert_eq!(
             error.0,
-            "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
+            "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
         );
         let mut pod = json!({"spec": {"containers": [{"env": [{"name": "A", "value": 1}]}]}});
         let error = decode("", "pods", &mut pod).expect_err("refused");

@@ -57,6 +57,27 @@ async fn apply_get_label_annotate_and_delete() {
         kubectl.ok(&["get", "deploy", "web", "-o", image]).await,
         "example/web:2"
     );
+    let out = kubectl.feed(&["delete", "-f", "-"], DEPLOYMENT).await;
+    assert_eq!(
+        out.out,
+        "deployment.apps \"web\" deleted\nservice \"web\" deleted\n"
+    );
+    let gone = kubectl.run(&["get", "deploy", "web"]).await;
+    assert_eq!(
+        gone.err,
+        "Error from server (NotFound): deployments.apps \"web\" not found\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_output_form_shows_the_object() {
+    let server = Server::start().await;
+    let Some(kubectl) = server.kubectl() else {
+        return;
+    };
+    kubectl
+        .apply(&DEPLOYMENT.replace("example/web:1", "example/web:2"))
+        .await;
     let table = kubectl.ok(&["get", "deploy"]).await;
     assert!(
         table.starts_with("NAME   READY   UP-TO-DATE   AVAILABLE   AGE\n"),
@@ -97,16 +118,6 @@ async fn apply_get_label_annotate_and_delete() {
     assert!(
         described.contains("tier=front") && described.contains("example/web:2"),
         "{described}"
-    );
-    let out = kubectl.feed(&["delete", "-f", "-"], DEPLOYMENT).await;
-    assert_eq!(
-        out.out,
-        "deployment.apps \"web\" deleted\nservice \"web\" deleted\n"
-    );
-    let gone = kubectl.run(&["get", "deploy", "web"]).await;
-    assert_eq!(
-        gone.err,
-        "Error from server (NotFound): deployments.apps \"web\" not found\n"
     );
 }
 

@@ -374,6 +374,20 @@ async fn logs_come_from_the_pods_kubelet() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_logs_names_the_container_over_http2() {
+    let server = Server::start().await.with_default_account().await;
+    let Some(kubectl) = server.kubectl() else {
+        return;
+    };
+    let mut client = server.client().await;
+    pod_on_node(&server, &mut client).await;
+    let text = kubectl
+        .ok(&["logs", "p", "-c", "b", "-f", "--tail=3"])
+        .await;
+    assert_eq!(text, "/containerLogs/default/p/b?follow=true&tailLines=3");
+}
+
 #[tokio::test]
 async fn exec_passes_upgraded_bytes_both_ways() {
     let server = Server::start().await.with_default_account().await;
