@@ -1,1 +1,28 @@
-//! Placeholder: see ARCHITECTURE.md for what belongs here.
+//! The data plane: listeners, connection drivers, phases, drain, admin port.
+//!
+//! Input is Envoy v3 configuration as `compile` understands it. Nothing here knows Kubernetes or the control plane's
+//! model; the proxy runs from a file of xDS resources alone.
+//!
+//! A connection's way: [`worker`] accepts → [`accept`] inspects, chooses the chain and terminates TLS → [`http`] or
+//! [`tcp`] serves it.
+
+mod accept;
+mod admin;
+mod agent;
+mod connection;
+mod engine;
+mod http;
+mod idle;
+mod listener;
+mod logs;
+mod standalone;
+mod state;
+mod stats;
+mod tcp;
+mod worker;
+
+pub use agent::{AgentConfig, Role, run_sidecar};
+pub use engine::{Change, Engine, EngineOptions};
+pub use listener::BindError;
+pub use standalone::{ProxyError, StaticConfig, run_static, static_resources};
+pub use state::NodeIdentity;

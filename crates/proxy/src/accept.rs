@@ -1,0 +1,338 @@
+//! From an accepted socket to its filter chain: restore the destination, hand over, inspect, choose, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use meltemi_traffic::flags::ResponseFlags;
+use meltemi_traffic::listener::{ListenerFilterKind, Terminal};
+use meltemi_upstream::stream::{Socket, SocketKind, Stream};
+use meltemi_upstream::tls::peer_identity;
+use meltemi_wire::sniff::client_hello::{self, Tls};
+use meltemi_wire::sniff::http::{self as sniff_http, Http};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::connection::{ConnInfo, Inspected, TlsFacts};
+use crate::listener::{ChainRuntime, ListenerRuntime};
+use crate::state::Drain;
+use crate::worker::{Served, Worker};
+use crate::{http, tcp};
+
+/// Why a connection ended before any filter saw it.
+#[derive(Debug, thiserror::Error)]
+enum IntakeError {
+    #[error("client left")]
+    Socket(#[from] io::Error),
+    #[error("no filter chain matches")]
+    NoChain,
+    #[error("listener filters took too long")]
+    Timeout,
+    #[error("first bytes are not acceptable")]
+    Refused,
+    #[error("tls handshake: {0}")]
+    Tls(String),
+}
+
+/// A connection on its way to a chain.
+struct Intake {
+    socket: Socket,
+    listener: Arc<ListenerRuntime>,
+    local: SocketAddr,
+    remote: SocketAddr,
+    inspected: Inspected,
+    buffer: BytesMut,
+}
+
+/// Serves one connection from accept to close.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    listener: Arc<ListenerRuntime>,
+    socket: Socket,
+    remote: SocketAddr,
+    served: Served,
+) {
+    let mut drain = worker.shared.drain();
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let local = socket.local_addr().unwrap_or(nowhere);
+    let intake = Intake {
+        socket,
+        listener,
+        local,
+        remote,
+        inspected: Inspected::default(),
+        buffer: BytesMut::new(),
+    };
+    let work = async {
+        match take_in(&worker, intake).await {
+            Ok((info, stream)) => dispatch(info, stream).await,
+            Err(error) => tracing::debug!(%error, %remote, "connection not served"),
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = drain.wait_for(|state| *state == Drain::Forced) => {}
+        () = work => {}
+    }
+    drop(served);
+}
+
+async fn take_in(
+    worker: &Rc<Worker>,
+    mut intake: Intake,
+) -> Result<(Rc<ConnInfo>, Stream), IntakeError> {
+    run_listener_filters(&mut intake).await?;
+    if intake.listener.config.use_original_dst {
+        let target = worker
+            .shared
+            .listeners
+            .look()
+            .for_destination(intake.local)
+            .cloned();
+        if let Some(target) = target.filter(|target| !Arc::ptr_eq(target, &intake.listener)) {
+            intake.listener = target;
+            run_listener_filters(&mut intake).await?;
+        }
+    }
+    let chain = choose_chain(&intake);
+    let Some(chain) = chain else {
+        worker.shared.stats.no_filter_chain_match();
+        log_without_chain(worker, &intake);
+        return Err(IntakeError::NoChain);
+    };
+    let Intake {
+        mut socket,
+        listener,
+        local,
+        remote,
+        inspected,
+        buffer,
+    } = intake;
+    socket.unread(buffer.freeze());
+    let (stream, tls) = secure(&chain, socket).await?;
+    let info = Rc::new(ConnInfo {
+        id: worker.shared.connection_id(),
+        local,
+        remote,
+        direct_remote: remote,
+        inspected,
+        tls,
+        listener,
+        chain,
+        worker: Rc::clone(worker),
+    });
+    Ok((info, stream))
+}
+
+async fn run_listener_filters(intake: &mut Intake) -> Result<(), IntakeError> {
+    let config = Arc::clone(&intake.listener.config);
+    if config.use_original_dst {
+        restore_destination(intake);
+    }
+    let filters = inspect(intake);
+    let Some(limit) = config.filters_timeout else {
+        return filters.await;
+    };
+    match tokio::time::timeout(limit, filters).await {
+        Ok(result) => result,
+        Err(_) if config.continue_on_timeout => Ok(()),
+        Err(_) => Err(IntakeError::Timeout),
+    }
+}
+
+fn restore_destination(intake: &mut Intake) {
+    if let SocketKind::Tcp(tcp) = intake.socket.kind()
+        && let Ok(original) = meltemi_capture::original_dst::original_destination(tcp)
+    {
+        intake.local = original;
+    }
+}
+
+/// Runs the filters in order. Cancel-safe: what was read stays in the intake's buffer.
+async fn inspect(intake: &mut Intake) -> Result<(), IntakeError> {
+    let config = Arc::clone(&intake.listener.config);
+    for filter in &config.filters {
+        if !filter.enabled_for(intake.local.port()) {
+            continue;
+        }
+        match &filter.kind {
+            ListenerFilterKind::OriginalDst => restore_destination(intake),
+            ListenerFilterKind::OriginalSrc { .. } => {}
+            ListenerFilterKind::ProxyProtocol { .. } => return Err(IntakeError::Refused),
+            ListenerFilterKind::TlsInspector { close_on_error, .. } => {
+                inspect_tls(intake, *close_on_error).await?
+            }
+            ListenerFilterKind::HttpInspector if intake.inspected.tls => {}
+            ListenerFilterKind::HttpInspector => inspect_http(intake).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn inspect_tls(intake: &mut Intake, close_on_error: bool) -> Result<(), IntakeError> {
+    loop {
+        match client_hello::inspect(&intake.buffer) {
+            Tls::Hello(hello) => {
+                intake.inspected.tls = true;
+                intake.inspected.server_name = hello.server_name.unwrap_or_default().into();
+                intake.inspected.protocols = hello.alpn;
+                return Ok(());
+            }
+            Tls::NotTls if close_on_error && intake.buffer.first() == Some(&22) => {
+                return Err(IntakeError::Refused);
+            }
+            Tls::NotTls => return Ok(()),
+            Tls::NeedMore => {}
+        }
+        if read_more(intake).await? == 0 {
+            return if intake.buffer.is_empty() {
+                Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+            } else {
+                Ok(())
+            };
+        }
+    }
+}
+
+async fn inspect_http(intake: &mut Intake) -> Result<(), IntakeError> {
+    loop {
+        match sniff_http::inspect(&intake.buffer) {
+            Http::NeedMore => {}
+            Http::TooLong => return Err(IntakeError::Refused),
+            found => {
+                if let Some(protocol) = found.application_protocol() {
+                    intake.inspected.protocols = vec![protocol.as_bytes().to_vec()];
+                }
+                return Ok(());
+            }
+        }
+        if read_more(intake).await? == 0 {
+            return if intake.buffer.is_empty() {
+                Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+            } else {
+                Ok(())
+            };
+        }
+    }
+}
+
+async fn read_more(intake: &mut Intake) -> io::Result<usize> {
+    intake.buffer.reserve(1024);
+    intake.socket.read_buf(&mut intake.buffer).await
+}
+
+fn choose_chain(intake: &Intake) -> Option<Arc<ChainRuntime>> {
+    let protocols: Vec<&[u8]> = intake
+        .inspected
+        .protocols
+        .iter()
+        .map(Vec::as_slice)
+        .collect();
+    let facts = meltemi_traffic::chain::ConnectionFacts {
+        local: intake.local,
+        remote: intake.remote,
+        direct_remote: intake.remote,
+        transport: if intake.inspected.tls {
+            "tls"
+        } else {
+            "raw_buffer"
+        },
+        server_name: &intake.inspected.server_name,
+        application_protocols: &protocols,
+    };
+    intake.listener.select(&facts).cloned()
+}
+
+fn log_without_chain(worker: &Rc<Worker>, intake: &Intake) {
+    if intake.listener.config.access_log.is_empty() {
+        return;
+    }
+    let info = meltemi_traffic::access::StreamInfo {
+        start: crate::logs::now(),
+        duration: Some(std::time::Duration::ZERO),
+        flags: ResponseFlags::NO_ROUTE_FOUND,
+        response_code: Some(0),
+        response_code_details: "",
+        connection_termination_details: "filter_chain_not_found",
+        downstream_local: Some(intake.local),
+        downstream_remote: Some(intake.remote),
+        downstream_direct_remote: Some(intake.remote),
+        requested_server_name: &intake.inspected.server_name,
+        log_type: "NotSet",
+        ..Default::default()
+    };
+    worker.shared.logs.record(
+        &intake.listener.config.access_log,
+        &info,
+        Default::default(),
+        fastrand::u64(..),
+    );
+}
+
+/// Terminates TLS where the chain says so.
+async fn secure(
+    chain: &ChainRuntime,
+    socket: Socket,
+) -> Result<(Stream, Option<TlsFacts>), IntakeError> {
+    let Some(context) = &chain.tls else {
+        return Ok((Stream::Plain(socket), None));
+    };
+    let config = context
+        .config()
+        .map_err(|error| IntakeError::Tls(error.to_string()))?;
+    let handshake = tokio_rustls::TlsAcceptor::from(config).accept(socket);
+    let result = match chain.config.connect_timeout {
+        Some(limit) => tokio::time::timeout(limit, handshake)
+            .await
+            .map_err(|_| IntakeError::Timeout)?,
+        None => handshake.await,
+    };
+    let tls = result.map_err(|error| IntakeError::Tls(error.to_string()))?;
+    let state = tls.get_ref().1;
+    let local = context.local_identity();
+    let facts = TlsFacts {
+        peer: peer_identity(state, context.verifies_peer()),
+        local_uris: local
+            .as_ref()
+            .map(|local| local.uri_sans.clone())
+            .unwrap_or_default(),
+        local,
+        version: match state.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
+        },
+        cipher: state
+            .negotiated_cipher_suite()
+            .map(|suite| format!("{:?}", suite.suite()))
+            .unwrap_or_default(),
+    };
+    if context.settings().require_sni && state_without_sni(&tls) {
+        return Err(IntakeError::Tls("no server name".to_owned()));
+    }
+    Ok((Stream::Server(Box::new(tls)), Some(facts)))
+}
+
+fn state_without_sni(tls: &tokio_rustls::server::TlsStream<Socket>) -> bool {
+    tls.get_ref().1.server_name().is_none()
+}
+
+/// Hands the connection to the chain's last filter.
+async fn dispatch(info: Rc<ConnInfo>, mut stream: Stream) {
+    let chain = Arc::clone(&info.chain);
+    match &chain.config.terminal {
+        Terminal::Http(_) => http::serve(info, stream).await,
+        Terminal::Tcp(proxy) => tcp::serve(info, Arc::clone(proxy), stream).await,
+        Terminal::DirectResponse(bytes) => {
+            if stream.write_all(bytes).await.is_ok() {
+                let _ = stream.shutdown().await;
+            }
+        }
+        Terminal::Echo => {
+            let (mut read, mut write) = tokio::io::split(stream);
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.shutdown().await;
+        }
+        Terminal::Close => {}
+    }
+}

@@ -1,0 +1,384 @@
+//! Counters, clusters, listeners and certificates as text and JSON.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use meltemi_traffic::tls::{DataSource, SecretKind};
+use meltemi_upstream::cluster::{Cluster, Host};
+use serde_json::{Value, json};
+
+use crate::listener::BoundAddress;
+use crate::state::Shared;
+use crate::stats::HttpStats;
+
+/// All counters and gauges, sorted by name.
+pub(super) fn counters(shared: &Shared) -> Vec<(String, u64)> {
+    let mut all = Vec::new();
+    let clusters = shared.clusters.all();
+    for cluster in &clusters {
+        let prefix = format!("cluster.{}", cluster.stat_name());
+        cluster
+            .stats
+            .for_each(|name, value| all.push((format!("{prefix}.{name}"), value)));
+        let breaker = cluster.breaker(false);
+        all.push((
+            format!("{prefix}.upstream_rq_active"),
+            breaker.requests.get().into(),
+        ));
+        all.push((
+            format!("{prefix}.upstream_cx_active"),
+            breaker.connections.get().into(),
+        ));
+        all.push((
+            format!("{prefix}.upstream_rq_pending_active"),
+            breaker.pending.get().into(),
+        ));
+        let hosts = cluster.hosts.load();
+        let healthy = hosts
+            .all()
+            .iter()
+            .filter(|host| host.is_available())
+            .count();
+        all.push((
+            format!("{prefix}.membership_total"),
+            hosts.all().len() as u64,
+        ));
+        all.push((format!("{prefix}.membership_healthy"), healthy as u64));
+    }
+    HttpStats::for_each(|name, value| all.push((name, value)));
+    let table = shared.listeners.table();
+    let live = u64::from(shared.live.load(Ordering::Acquire));
+    all.extend([
+        (
+            "cluster_manager.active_clusters".to_owned(),
+            clusters.len() as u64,
+        ),
+        (
+            "cluster_manager.warming_clusters".to_owned(),
+            shared.clusters.warming().len() as u64,
+        ),
+        (
+            "listener_manager.total_listeners_active".to_owned(),
+            table.listeners.len() as u64,
+        ),
+        ("listener_manager.workers_started".to_owned(), live),
+        ("server.concurrency".to_owned(), shared.concurrency as u64),
+        ("server.live".to_owned(), live),
+        ("server.state".to_owned(), if live == 1 { 0 } else { 3 }),
+        ("server.total_connections".to_owned(), shared.stats.active()),
+        ("server.uptime".to_owned(), shared.uptime().as_secs()),
+        (
+            "listener.downstream_cx_active".to_owned(),
+            shared.stats.active(),
+        ),
+        (
+            "listener.downstream_cx_total".to_owned(),
+            shared.stats.total(),
+        ),
+        (
+            "listener.no_filter_chain_match".to_owned(),
+            shared.stats.without_chain(),
+        ),
+        (
+            "cluster_manager.cds.update_success".to_owned(),
+            shared.updates.clusters.load(Ordering::Relaxed),
+        ),
+        (
+            "cluster_manager.cds.update_rejected".to_owned(),
+            shared.updates.clusters_rejected.load(Ordering::Relaxed),
+        ),
+        (
+            "listener_manager.lds.update_success".to_owned(),
+            shared.updates.listeners.load(Ordering::Relaxed),
+        ),
+        (
+            "listener_manager.lds.update_rejected".to_owned(),
+            shared.updates.listeners_rejected.load(Ordering::Relaxed),
+        ),
+    ]);
+    all.sort();
+    all
+}
+
+/// Everything in Prometheus' text format: Istio's metrics as they are, the rest with `envoy_` in front.
+pub(super) fn prometheus(shared: &Shared) -> String {
+    let mut out = String::new();
+    shared.istio.render(&mut out);
+    let _ = writeln!(out, "# TYPE istio_build gauge");
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = writeln!(
+        out,
+        "istio_build{{component=\"proxy\",tag=\"{version}\"}} 1"
+    );
+    let mut last = String::new();
+    for (name, value) in metrics(shared) {
+        if name.0 != last {
+            let kind = if name.2 { "gauge" } else { "counter" };
+            let _ = writeln!(out, "# TYPE {} {kind}", name.0);
+            last.clone_from(&name.0);
+        }
+        let _ = writeln!(out, "{}{{{}}} {value}", name.0, name.1);
+    }
+    out
+}
+
+/// Name, labels, whether it is a gauge.
+type Metric = (String, String, bool);
+
+fn metrics(shared: &Shared) -> Vec<(Metric, u64)> {
+    let is_gauge = |name: &str| {
+        name.contains("active")
+            || name.contains("membership")
+            || name.starts_with("server.")
+            || name.contains("warming")
+    };
+    let mut all: Vec<(Metric, u64)> = counters(shared)
+        .into_iter()
+        .map(|(name, value)| {
+            let gauge = is_gauge(&name);
+            let (base, labels) = split_labels(&name);
+            (
+                (format!("envoy_{}", metric_name(&base)), labels, gauge),
+                value,
+            )
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// Moves the variable part of a dotted name into a label.
+fn split_labels(name: &str) -> (String, String) {
+    if let Some(rest) = name.strip_prefix("cluster.")
+        && let Some((cluster, counter)) = rest.rsplit_once('.')
+    {
+        return (
+            format!("cluster_{counter}"),
+            format!("cluster_name=\"{}\"", cluster.trim_end_matches(';')),
+        );
+    }
+    if let Some(rest) = name.strip_prefix("http.")
+        && let Some((prefix, counter)) = rest.rsplit_once('.')
+    {
+        let labels = format!(
+            "http_conn_manager_prefix=\"{}\"",
+            prefix.trim_end_matches(';')
+        );
+        return (format!("http_{counter}"), labels);
+    }
+    (name.to_owned(), String::new())
+}
+
+fn metric_name(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect()
+}
+
+/// `/clusters`.
+pub(super) fn clusters(shared: &Shared) -> String {
+    let mut out = String::new();
+    for cluster in shared.clusters.all() {
+        let name = &cluster.config.name;
+        let _ = writeln!(out, "{name}::observability_name::{}", cluster.stat_name());
+        for (priority, breaker) in [
+            ("default", cluster.breaker(false)),
+            ("high", cluster.breaker(true)),
+        ] {
+            let limits = &breaker.limits;
+            let _ = writeln!(
+                out,
+                "{name}::{priority}_priority::max_connections::{}",
+                limits.max_connections
+            );
+            let _ = writeln!(
+                out,
+                "{name}::{priority}_priority::max_pending_requests::{}",
+                limits.max_pending
+            );
+            let _ = writeln!(
+                out,
+                "{name}::{priority}_priority::max_requests::{}",
+                limits.max_requests
+            );
+            let _ = writeln!(
+                out,
+                "{name}::{priority}_priority::max_retries::{}",
+                limits.max_retries
+            );
+        }
+        let _ = writeln!(out, "{name}::added_via_api::true");
+        for host in cluster.hosts.load().all() {
+            for (key, value) in host_facts(host) {
+                let _ = writeln!(out, "{name}::{}::{key}::{value}", host.target);
+            }
+        }
+    }
+    out
+}
+
+fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
+    let state = &host.state;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed).to_string();
+    vec![
+        ("cx_active", state.cx_active.get().to_string()),
+        ("cx_connect_fail", load(&state.cx_connect_fail)),
+        ("cx_total", load(&state.cx_total)),
+        ("rq_active", state.active.get().to_string()),
+        ("rq_error", load(&state.rq_error)),
+        ("rq_success", load(&state.rq_success)),
+        ("rq_timeout", load(&state.rq_timeout)),
+        ("rq_total", load(&state.rq_total)),
+        ("hostname", host.endpoint.hostname.to_string()),
+        ("health_flags", health_flags(host)),
+        ("weight", host.endpoint.weight.to_string()),
+        ("region", host.locality.region.to_string()),
+        ("zone", host.locality.zone.to_string()),
+        ("sub_zone", host.locality.sub_zone.to_string()),
+        ("canary", "false".to_owned()),
+        ("priority", host.priority.to_string()),
+        ("success_rate", "-1".to_owned()),
+        ("local_origin_success_rate", "-1".to_owned()),
+    ]
+}
+
+fn health_flags(host: &Host) -> String {
+    let mut flags = String::new();
+    if host.state.outlier.is_ejected() {
+        flags.push_str("/failed_outlier_check");
+    }
+    if host.endpoint.health.is_unhealthy() {
+        flags.push_str("/failed_eds_health");
+    }
+    if host.is_degraded() {
+        flags.push_str("/degraded_eds_health");
+    }
+    if flags.is_empty() {
+        "healthy".to_owned()
+    } else {
+        flags
+    }
+}
+
+/// `/clusters?format=json`, as `istioctl proxy-config endpoints` reads it.
+pub(super) fn clusters_json(shared: &Shared) -> Value {
+    let one = |cluster: &Cluster| {
+        let hosts: Vec<Value> = cluster
+            .hosts
+            .load()
+            .all()
+            .iter()
+            .map(|host| host_json(host))
+            .collect();
+        json!({
+            "name": cluster.config.name.as_str(),
+            "observability_name": cluster.stat_name().as_str(),
+            "added_via_api": true,
+            "host_statuses": hosts,
+        })
+    };
+    let all: Vec<Value> = shared
+        .clusters
+        .all()
+        .iter()
+        .map(|cluster| one(cluster))
+        .collect();
+    json!({ "cluster_statuses": all })
+}
+
+fn host_json(host: &Host) -> Value {
+    let address = match &host.target {
+        meltemi_upstream::connect::Target::Tcp(address) => {
+            json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+        }
+        meltemi_upstream::connect::Target::Unix(path) => json!({"pipe": {"path": path.as_str()}}),
+    };
+    let health = if host.endpoint.health.is_unhealthy() {
+        "UNHEALTHY"
+    } else {
+        "HEALTHY"
+    };
+    json!({
+        "address": address,
+        "health_status": {"eds_health_status": health, "failed_outlier_check": host.state.outlier.is_ejected()},
+        "weight": host.endpoint.weight,
+        "hostname": host.endpoint.hostname.as_str(),
+        "priority": host.priority,
+        "locality": {
+            "region": host.locality.region.as_str(),
+            "zone": host.locality.zone.as_str(),
+            "sub_zone": host.locality.sub_zone.as_str(),
+        },
+    })
+}
+
+/// `/listeners`.
+pub(super) fn listeners(shared: &Shared) -> String {
+    let table = shared.listeners.table();
+    let mut out = String::new();
+    for (bound, owner) in &table.bound {
+        let _ = match &bound.address {
+            BoundAddress::Tcp(address) => writeln!(out, "{}::{address}", owner.config.name),
+            BoundAddress::Unix(path) => writeln!(out, "{}::{path}", owner.config.name),
+        };
+    }
+    out
+}
+
+/// `/listeners?format=json`.
+pub(super) fn listeners_json(shared: &Shared) -> Value {
+    let table = shared.listeners.table();
+    let one = |bound: &BoundAddress| match bound {
+        BoundAddress::Tcp(address) => {
+            json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+        }
+        BoundAddress::Unix(path) => json!({"pipe": {"path": path.as_str()}}),
+    };
+    let all: Vec<Value> = table
+        .bound
+        .iter()
+        .map(|(bound, owner)| json!({"name": owner.config.name.as_str(), "local_address": one(&bound.address)}))
+        .collect();
+    json!({ "listener_statuses": all })
+}
+
+/// `/certs`.
+pub(super) fn certs(shared: &Shared) -> Value {
+    let mut certificates = Vec::new();
+    for secret in shared.secrets.all() {
+        let (key, source) = match &secret.kind {
+            SecretKind::Certificate(pair) => ("cert_chain", Some(&pair.chain)),
+            SecretKind::Validation(validation) => ("ca_cert", validation.trusted_ca.as_ref()),
+            SecretKind::TicketKeys(_) | SecretKind::Generic(_) => continue,
+        };
+        let Some(DataSource::Inline(pem)) = source else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(pem);
+        let Ok(chain) = meltemi_identity::certificates("certificate", &text) else {
+            continue;
+        };
+        let Some(facts) = chain
+            .first()
+            .and_then(|leaf| meltemi_identity::certificate_facts(leaf).ok())
+        else {
+            continue;
+        };
+        let time = |seconds: i64| {
+            jiff::Timestamp::from_second(seconds)
+                .map(|at| at.to_string())
+                .unwrap_or_default()
+        };
+        let uris: Vec<Value> = facts.uris.iter().map(|uri| json!({ "uri": uri })).collect();
+        let days = (facts.not_after - jiff::Timestamp::now().as_second()).max(0) / 86_400;
+        certificates.push(json!({ key: [{
+            "path": format!("<{}>", secret.name),
+            "serial_number": facts.serial,
+            "subject_alt_names": uris,
+            "days_until_expiration": days.to_string(),
+            "valid_from": time(facts.not_before),
+            "expiration_time": time(facts.not_after),
+        }]}));
+    }
+    json!({ "certificates": certificates })
+}

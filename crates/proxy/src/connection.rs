@@ -1,0 +1,109 @@
+//! Facts of one accepted connection.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use meltemi_traffic::Str;
+use meltemi_traffic::access::{StreamInfo, Tls};
+use meltemi_traffic::chain::ConnectionFacts;
+use meltemi_traffic::tls::PeerIdentity;
+
+use crate::listener::{ChainRuntime, ListenerRuntime};
+use crate::worker::Worker;
+
+/// What is known of a connection once its chain is chosen and TLS is up.
+#[derive(Debug)]
+pub(crate) struct ConnInfo {
+    /// Number.
+    pub id: u64,
+    /// Restored destination.
+    pub local: SocketAddr,
+    /// Source, after a PROXY header.
+    pub remote: SocketAddr,
+    /// TCP peer.
+    pub direct_remote: SocketAddr,
+    /// What the inspectors saw.
+    pub inspected: Inspected,
+    /// TLS, when we terminate it.
+    pub tls: Option<TlsFacts>,
+    /// The listener.
+    pub listener: Arc<ListenerRuntime>,
+    /// The chain.
+    pub chain: Arc<ChainRuntime>,
+    /// The worker it stays on.
+    pub worker: Rc<Worker>,
+}
+
+/// What listener filters saw in the first bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Inspected {
+    /// A ClientHello was seen.
+    pub tls: bool,
+    /// SNI in lower case; empty when there is none.
+    pub server_name: Str,
+    /// Protocols offered (TLS) or recognised (plaintext).
+    pub protocols: Vec<Vec<u8>>,
+}
+
+/// A terminated TLS session.
+#[derive(Debug, Default)]
+pub(crate) struct TlsFacts {
+    /// The client's certificate.
+    pub peer: Option<PeerIdentity>,
+    /// Our certificate.
+    pub local: Option<Arc<PeerIdentity>>,
+    /// URI names of our certificate.
+    pub local_uris: Vec<Str>,
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// Cipher suite.
+    pub cipher: String,
+}
+
+impl ConnInfo {
+    /// The same facts as the maths takes them. `protocols` is filled from the inspected ones.
+    pub(crate) fn with_facts<T>(&self, use_facts: impl FnOnce(&ConnectionFacts<'_>) -> T) -> T {
+        let protocols: Vec<&[u8]> = self.inspected.protocols.iter().map(Vec::as_slice).collect();
+        use_facts(&ConnectionFacts {
+            local: self.local,
+            remote: self.remote,
+            direct_remote: self.direct_remote,
+            transport: if self.inspected.tls {
+                "tls"
+            } else {
+                "raw_buffer"
+            },
+            server_name: &self.inspected.server_name,
+            application_protocols: &protocols,
+        })
+    }
+
+    /// The client's SPIFFE id or other first URI name.
+    pub(crate) fn peer_principal(&self) -> Option<&Str> {
+        self.tls.as_ref()?.peer.as_ref()?.uri_sans.first()
+    }
+
+    /// Mutual TLS is on.
+    pub(crate) fn is_mutual_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.peer.is_some())
+    }
+
+    /// What logs can say of the connection.
+    pub(crate) fn describe<'a>(&'a self, info: &mut StreamInfo<'a>) {
+        info.downstream_local = Some(self.local);
+        info.downstream_remote = Some(self.remote);
+        info.downstream_direct_remote = Some(self.direct_remote);
+        info.requested_server_name = &self.inspected.server_name;
+        info.filter_chain = &self.chain.config.name;
+        info.connection_id = self.id;
+        if let Some(tls) = &self.tls {
+            info.downstream_tls = Tls {
+                peer: tls.peer.as_ref(),
+                local: tls.local.as_deref(),
+                version: tls.version,
+                cipher: &tls.cipher,
+            };
+        }
+    }
+}

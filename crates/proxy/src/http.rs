@@ -1,0 +1,309 @@
+//! The HTTP connection manager: from a byte stream to exchanges.
+//!
+//! [`serve`] finds the codec and hands each request to [`exchange::serve`], which walks it through the phases
+//! early → route → filters → action → record, and [`forward`] pumps bodies between both sides.
+
+mod downstream;
+mod early;
+mod exchange;
+mod filters;
+mod forward;
+mod record;
+mod reply;
+mod request;
+mod respond;
+mod xfcc;
+
+pub(crate) use filters::service_of;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use meltemi_traffic::hcm::{Codec, ConnectionManager};
+use meltemi_upstream::http1::{Conn, Http1Error};
+use meltemi_upstream::http2;
+use meltemi_upstream::stream::{Rewound, Stream};
+use meltemi_wire::http1::head::{HeadLimits, RequestHead};
+use meltemi_wire::sniff::HTTP2_PREFACE;
+use tokio::time::Instant;
+
+use crate::connection::ConnInfo;
+use crate::idle::IdleTimer;
+use crate::state::Drain;
+use downstream::{Downstream, Http1Side, Http2Side};
+use exchange::Context;
+use request::Request;
+
+/// Windows towards clients where the configuration says nothing; see `pool` for why they are below Envoy's.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Envoy's default `max_concurrent_streams`.
+const MAX_STREAMS: u32 = 1024;
+
+/// Serves all requests of one connection.
+pub(crate) async fn serve(info: Rc<ConnInfo>, stream: Stream) {
+    let Some(runtime) = &info.chain.http else {
+        return;
+    };
+    let hcm = Arc::clone(&runtime.config);
+    let mut conn = Conn::new(stream);
+    let http2 = match hcm.codec {
+        Codec::Http1 => false,
+        Codec::Http2 => true,
+        Codec::Auto => match conn.stream().alpn() {
+            Some(b"h2") => true,
+            Some(b"http/1.1" | b"http/1.0") => false,
+            _ => match sniff(&mut conn, hcm.idle_timeout).await {
+                Some(http2) => http2,
+                None => return,
+            },
+        },
+    };
+    if http2 {
+        let (stream, read_ahead) = conn.into_parts();
+        serve_http2(info, hcm, Rewound::new(read_ahead, stream)).await;
+    } else {
+        serve_http1(info, hcm, conn).await;
+    }
+}
+
+/// True when the client sends the HTTP/2 preface; `None` when it left.
+async fn sniff(conn: &mut Conn, limit: Option<Duration>) -> Option<bool> {
+    let decide = std::future::poll_fn(|cx| {
+        loop {
+            let have = conn.buffered();
+            let compared = have.len().min(HTTP2_PREFACE.len());
+            if have[..compared] != HTTP2_PREFACE[..compared] {
+                return Poll::Ready(Some(false));
+            }
+            if compared == HTTP2_PREFACE.len() {
+                return Poll::Ready(Some(true));
+            }
+            match std::task::ready!(conn.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(None),
+                Ok(_) => {}
+            }
+        }
+    });
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, decide).await.ok().flatten(),
+        None => decide.await,
+    }
+}
+
+fn limits(hcm: &ConnectionManager) -> HeadLimits {
+    HeadLimits {
+        max_bytes: hcm.max_headers_kb as usize * 1024,
+        max_headers: hcm.max_headers_count as usize,
+    }
+}
+
+/// What came instead of a request.
+enum Between {
+    Request(Box<RequestHead>),
+    Closed,
+    Refused(Http1Error),
+}
+
+async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: Conn) {
+    let context = Context::new(Rc::clone(&info));
+    let limits = limits(&hcm);
+    let mut idle = IdleTimer::new(hcm.stream_idle_timeout);
+    let mut between = IdleTimer::new(hcm.idle_timeout);
+    let mut served: u32 = 0;
+    let opened = Instant::now();
+    loop {
+        let head = match next_request(
+            &context,
+            &mut conn,
+            &limits,
+            &mut between,
+            hcm.request_headers_timeout,
+        )
+        .await
+        {
+            Between::Request(head) => *head,
+            Between::Closed => break,
+            Between::Refused(error) => {
+                exchange::refuse(&context, &mut conn, &error).await;
+                break;
+            }
+        };
+        served += 1;
+        let (request, mut keep_alive) = Request::from_http1(head, info.tls.is_some());
+        keep_alive &= context.worker().shared.drain_state() == Drain::Off;
+        keep_alive &= hcm
+            .max_requests_per_connection
+            .is_none_or(|max| served < max);
+        keep_alive &= hcm
+            .max_connection_duration
+            .is_none_or(|max| opened.elapsed() < max);
+        let expects = request
+            .headers
+            .get(http::header::EXPECT)
+            .is_some_and(|value| value == "100-continue");
+        let mut down = Downstream::Http1(Http1Side {
+            head_request: request.method == http::Method::HEAD,
+            http10: request.protocol == meltemi_traffic::access::Protocol::Http10,
+            keep_alive,
+            trailers: hcm.http1.enable_trailers,
+            expects_continue: expects && !hcm.proxy_100_continue,
+            conn: &mut conn,
+        });
+        exchange::serve(&context, request, &mut down, &mut idle).await;
+        let Downstream::Http1(side) = down else { break };
+        if !side.keep_alive || !conn.body_finished() || !conn.output_finished() {
+            break;
+        }
+        conn.release_buffers();
+    }
+    close(conn, hcm.delayed_close_timeout).await;
+}
+
+/// Waits for the next head. While nothing of it has arrived, idleness and drain end the connection.
+async fn next_request(
+    context: &Context,
+    conn: &mut Conn,
+    limits: &HeadLimits,
+    idle: &mut IdleTimer,
+    head_timeout: Option<Duration>,
+) -> Between {
+    idle.touch();
+    let mut started: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+    let mut drain = std::pin::pin!(context.closing());
+    std::future::poll_fn(|cx| {
+        match conn.poll_request(cx, limits) {
+            Poll::Ready(Ok(Some(head))) => return Poll::Ready(Between::Request(Box::new(head))),
+            Poll::Ready(Ok(None)) => return Poll::Ready(Between::Closed),
+            Poll::Ready(Err(Http1Error::Closed | Http1Error::Io(_))) => {
+                return Poll::Ready(Between::Closed);
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Between::Refused(error)),
+            Poll::Pending => {}
+        }
+        if conn.buffered().is_empty() {
+            if drain.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Between::Closed);
+            }
+        } else if let Some(limit) = head_timeout {
+            let timer = started.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Between::Closed);
+            }
+        }
+        idle.poll(cx).map(|()| Between::Closed)
+    })
+    .await
+}
+
+/// Flushes, closes our side, and waits for the client's so that a reset does not destroy the last response.
+async fn close(mut conn: Conn, delay: Option<Duration>) {
+    let flushed = std::future::poll_fn(|cx| conn.poll_close(cx));
+    let flush_limit = delay
+        .unwrap_or(Duration::from_secs(1))
+        .max(Duration::from_secs(1));
+    if !matches!(tokio::time::timeout(flush_limit, flushed).await, Ok(Ok(()))) {
+        return;
+    }
+    let Some(delay) = delay else { return };
+    let (mut stream, _) = conn.into_parts();
+    let linger = async {
+        let mut sink = [0_u8; 2048];
+        while matches!(tokio::io::AsyncReadExt::read(&mut stream, &mut sink).await, Ok(count) if count > 0)
+        {
+        }
+    };
+    let _ = tokio::time::timeout(delay, linger).await;
+}
+
+async fn serve_http2(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, stream: Rewound) {
+    let options = &hcm.http2;
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(options.initial_stream_window.unwrap_or(STREAM_WINDOW))
+        .initial_connection_window_size(
+            options
+                .initial_connection_window
+                .unwrap_or(CONNECTION_WINDOW),
+        )
+        .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))
+        .max_header_list_size(hcm.max_headers_kb * 1024);
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let mut connection = match builder.handshake::<_, bytes::Bytes>(stream).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::debug!(%error, "http2 handshake");
+            return;
+        }
+    };
+    let context = Context::new(Rc::clone(&info));
+    let mut draining = false;
+    let mut idle = IdleTimer::new(hcm.idle_timeout);
+    let streams = Rc::new(std::cell::Cell::new(0_usize));
+    let mut drain = std::pin::pin!(context.draining());
+    loop {
+        let accepted = std::future::poll_fn(|cx| {
+            if !draining && drain.as_mut().poll(cx).is_ready() {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() && streams.get() == 0 && idle.poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            accepted
+        })
+        .await;
+        match accepted {
+            Some(Ok((head, respond))) => {
+                idle.touch();
+                tokio::task::spawn_local(serve_stream(
+                    context.clone(),
+                    head,
+                    respond,
+                    Rc::clone(&streams),
+                ));
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "http2 connection ended");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Counts a stream for as long as it lives.
+struct StreamCount(Rc<std::cell::Cell<usize>>);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+async fn serve_stream(
+    context: Context,
+    head: http::Request<h2::RecvStream>,
+    respond: h2::server::SendResponse<bytes::Bytes>,
+    streams: Rc<std::cell::Cell<usize>>,
+) {
+    streams.set(streams.get() + 1);
+    let _count = StreamCount(streams);
+    let (head, body) = head.into_parts();
+    let end = body.is_end_stream();
+    let request = Request::from_http2(head, end, context.info().tls.is_some());
+    let mut idle = IdleTimer::new(context.hcm().stream_idle_timeout);
+    let head_request = request.method == http::Method::HEAD;
+    let mut down = Downstream::Http2(Http2Side {
+        recv: http2::Recv::new(body),
+        respond,
+        head_request,
+        send: None,
+    });
+    exchange::serve(&context, request, &mut down, &mut idle).await;
+}

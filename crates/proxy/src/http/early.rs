@@ -1,0 +1,445 @@
+//! Early request processing, in Envoy's order: host and path checks, path normalization, hop-by-hop fields,
+//! X-Forwarded-*, request id, client certificate, control headers.
+//!
+//! Pure decisions on one [`Request`]; the caller sends what comes out.
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT,
+};
+use http::{Method, StatusCode};
+use meltemi_traffic::access::Protocol;
+use meltemi_traffic::hcm::{ConnectionManager, EscapedSlashes, StripPort, Underscores};
+use meltemi_traffic::headers::RequestHead;
+use meltemi_traffic::path;
+use meltemi_traffic::select::without_port;
+use std::net::IpAddr;
+
+use super::reply::Reply;
+use super::request::Request;
+use super::xfcc;
+use crate::connection::ConnInfo;
+
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Control headers that only internal requests may bring.
+const CONTROL: [HeaderName; 13] = [
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-force-trace"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-original-path"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+];
+/// Further ones that the edge removes.
+const EDGE_CONTROL: [HeaderName; 3] = [
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    HeaderName::from_static("x-envoy-downstream-service-cluster"),
+    HeaderName::from_static("x-envoy-downstream-service-node"),
+];
+
+/// What early processing learnt.
+#[derive(Debug, Default)]
+pub(crate) struct Early {
+    /// The client, after X-Forwarded-For.
+    pub remote: Option<IpAddr>,
+    /// The request comes from a trusted internal peer.
+    pub internal: bool,
+    /// An upgrade that was asked for and is allowed, in lower case.
+    pub upgrade: Option<Bytes>,
+    /// Stable random number of the request.
+    pub random: u64,
+}
+
+/// Checks and completes a request.
+///
+/// # Errors
+/// The reply that a refused request gets.
+pub(crate) fn process(
+    hcm: &ConnectionManager,
+    conn: &ConnInfo,
+    request: &mut Request,
+) -> Result<Early, Reply> {
+    check_protocol(hcm, request)?;
+    check_names(hcm, &mut request.headers)?;
+    check_target(hcm, request)?;
+    normalize(hcm, request)?;
+    normalize_host(hcm, conn, request);
+    let mut early = Early {
+        upgrade: upgrade(hcm, request)?,
+        ..Early::default()
+    };
+    remove_hop_by_hop(hcm, request, early.upgrade.is_some());
+    forwarded(hcm, conn, request, &mut early);
+    request_id(hcm, request, &mut early);
+    xfcc::apply(hcm, conn, &mut request.headers);
+    if hcm.add_user_agent && !request.headers.contains_key(USER_AGENT) {
+        request
+            .headers
+            .insert(USER_AGENT, HeaderValue::from_static("envoy"));
+    }
+    if !hcm.via.is_empty()
+        && let Ok(via) = HeaderValue::from_str(&hcm.via)
+    {
+        request.headers.append(http::header::VIA, via);
+    }
+    Ok(early)
+}
+
+fn check_protocol(hcm: &ConnectionManager, request: &mut Request) -> Result<(), Reply> {
+    if request.protocol == Protocol::Http10 {
+        if !hcm.http1.accept_http_10 {
+            return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "", "low_version").closing());
+        }
+        if request.authority.is_empty() && !hcm.http1.default_host.is_empty() {
+            request.authority = Bytes::copy_from_slice(hcm.http1.default_host.as_bytes());
+        }
+    }
+    if request.absolute && hcm.http1.refuse_absolute_url {
+        return Err(Reply::bad_request("http1.codec_error").closing());
+    }
+    Ok(())
+}
+
+fn check_names(hcm: &ConnectionManager, headers: &mut HeaderMap) -> Result<(), Reply> {
+    if hcm.underscores == Underscores::Allow {
+        return Ok(());
+    }
+    let named: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
+    if !named.is_empty() && hcm.underscores == Underscores::Reject {
+        return Err(Reply::bad_request("http1.unexpected_underscore").closing());
+    }
+    for name in named {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+fn check_target(hcm: &ConnectionManager, request: &Request) -> Result<(), Reply> {
+    let _ = hcm;
+    if request.authority.is_empty() {
+        return Err(Reply::bad_request("missing_host_header"));
+    }
+    let authority_ok = request
+        .authority
+        .iter()
+        .all(|byte| matches!(byte, b'!'..=b'~') && !b"/?#\\".contains(byte));
+    if !authority_ok {
+        return Err(Reply::bad_request("invalid_host_header"));
+    }
+    if request.method == Method::CONNECT {
+        return Ok(());
+    }
+    if request.path.is_empty() {
+        return Err(Reply::new(
+            StatusCode::NOT_FOUND,
+            "",
+            "missing_path_rejected",
+        ));
+    }
+    let asterisk = request.method == Method::OPTIONS && request.path.as_ref() == b"*";
+    if request.path[0] != b'/' && !asterisk {
+        return Err(Reply::new(
+            StatusCode::NOT_FOUND,
+            "",
+            "absolute_path_rejected",
+        ));
+    }
+    if request.path.contains(&b'#') {
+        return Err(Reply::bad_request("path_normalization_failed"));
+    }
+    Ok(())
+}
+
+fn normalize(hcm: &ConnectionManager, request: &mut Request) -> Result<(), Reply> {
+    if request.method == Method::CONNECT || request.path.first() != Some(&b'/') {
+        return Ok(());
+    }
+    let mut redirect = false;
+    if hcm.escaped_slashes != EscapedSlashes::Keep
+        && let Some(unescaped) = path::unescape_slashes(&request.path)
+    {
+        match hcm.escaped_slashes {
+            EscapedSlashes::Reject => return Err(Reply::bad_request("path_normalization_failed")),
+            EscapedSlashes::UnescapeAndRedirect => redirect = true,
+            EscapedSlashes::Keep | EscapedSlashes::UnescapeAndForward => {}
+        }
+        request.path = unescaped.into();
+    }
+    if hcm.normalize_path {
+        match path::normalize(&request.path) {
+            Ok(Some(changed)) => request.path = changed.into(),
+            Ok(None) => {}
+            Err(_) => return Err(Reply::bad_request("path_normalization_failed")),
+        }
+    }
+    if hcm.merge_slashes
+        && let Some(merged) = path::merge_slashes(&request.path)
+    {
+        request.path = merged.into();
+    }
+    if redirect {
+        Err(Reply::redirect(307, &request.path))
+    } else {
+        Ok(())
+    }
+}
+
+fn normalize_host(hcm: &ConnectionManager, conn: &ConnInfo, request: &mut Request) {
+    let strip = match hcm.strip_port {
+        StripPort::None => false,
+        StripPort::Any => true,
+        StripPort::Matching => request
+            .authority
+            .ends_with(format!(":{}", conn.local.port()).as_bytes()),
+    };
+    if strip {
+        let keep = without_port(&request.authority).len();
+        request.authority.truncate(keep);
+    }
+    if hcm.strip_trailing_dot && request.authority.ends_with(b".") {
+        request.authority.truncate(request.authority.len() - 1);
+    }
+}
+
+/// The upgrade asked for, when the connection manager allows it; the route may still refuse.
+fn upgrade(hcm: &ConnectionManager, request: &Request) -> Result<Option<Bytes>, Reply> {
+    let asked = if request.method == Method::CONNECT {
+        Bytes::from_static(b"connect")
+    } else if request.upgrade {
+        let value = request
+            .headers
+            .get(UPGRADE)
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
+        Bytes::from(value.to_ascii_lowercase())
+    } else {
+        return Ok(None);
+    };
+    // Clients offer h2c on any request; Envoy goes on as if they had not.
+    if asked.as_ref() == b"h2c" {
+        return Ok(None);
+    }
+    let allowed = hcm
+        .upgrades
+        .iter()
+        .any(|(name, on)| *on && name.as_bytes() == asked.as_ref());
+    if allowed {
+        Ok(Some(asked))
+    } else {
+        Err(Reply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"))
+    }
+}
+
+fn remove_hop_by_hop(hcm: &ConnectionManager, request: &mut Request, upgrading: bool) {
+    let headers = &mut request.headers;
+    if headers.contains_key(CONNECTION) {
+        let listed: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .filter(|name| {
+                *name != UPGRADE
+                    && *name != http::header::CONTENT_LENGTH
+                    && name.as_str() != "close"
+            })
+            .collect();
+        headers.remove(CONNECTION);
+        for name in listed {
+            headers.remove(name);
+        }
+        headers.remove(KEEP_ALIVE);
+        headers.remove(HTTP2_SETTINGS);
+    }
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    if let Some(te) = headers.get(TE)
+        && te.as_bytes() != b"trailers"
+    {
+        headers.remove(TE);
+    }
+    if upgrading && request.method != Method::CONNECT {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+    if !hcm.proxy_100_continue {
+        headers.remove(EXPECT);
+    }
+}
+
+fn forwarded(hcm: &ConnectionManager, conn: &ConnInfo, request: &mut Request, early: &mut Early) {
+    let peer = conn.remote.ip();
+    let trusted = {
+        let chain = last_xff(&request.headers);
+        let skip = if hcm.use_remote_address {
+            hcm.xff_trusted_hops as usize
+        } else {
+            hcm.xff_trusted_hops as usize + 1
+        };
+        if skip == 0 {
+            None
+        } else {
+            chain.get(chain.len().wrapping_sub(skip)).copied().flatten()
+        }
+    };
+    early.remote = Some(trusted.unwrap_or(peer));
+    if hcm.use_remote_address && !hcm.skip_xff_append {
+        append_xff(&mut request.headers, peer);
+    }
+    let scheme = if conn.tls.is_some() { "https" } else { "http" };
+    let proto = HeaderValue::from_static(scheme);
+    if hcm.use_remote_address && hcm.xff_trusted_hops == 0 {
+        request.headers.insert(X_FORWARDED_PROTO, proto);
+    } else {
+        request.headers.entry(X_FORWARDED_PROTO).or_insert(proto);
+    }
+    if !request.absolute && request.protocol != Protocol::Http2 {
+        request.https = request
+            .headers
+            .get(X_FORWARDED_PROTO)
+            .is_some_and(|value| value == "https");
+    }
+    early.internal = is_internal(hcm, &request.headers);
+    if early.internal {
+        request
+            .headers
+            .insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+        return;
+    }
+    let edge = hcm.use_remote_address;
+    request.headers.remove(X_ENVOY_INTERNAL);
+    for name in &CONTROL {
+        request.headers.remove(name);
+    }
+    if edge {
+        for name in &EDGE_CONTROL {
+            request.headers.remove(name);
+        }
+        if let Some(address) = early.remote
+            && let Ok(value) = HeaderValue::from_str(&address.to_string())
+        {
+            request.headers.insert(X_ENVOY_EXTERNAL_ADDRESS, value);
+        }
+        if !hcm.preserve_external_request_id {
+            request.headers.remove(X_REQUEST_ID);
+        }
+    }
+}
+
+fn last_xff(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let values = headers.get_all(X_FORWARDED_FOR);
+    let all = values
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    all.map(|entry| std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok())
+        .collect()
+}
+
+fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
+    let peer = peer.to_string();
+    let value = match headers.get(X_FORWARDED_FOR) {
+        None => HeaderValue::from_str(&peer),
+        Some(have) => HeaderValue::from_bytes(&[have.as_bytes(), b",", peer.as_bytes()].concat()),
+    };
+    if let Ok(value) = value {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
+/// Exactly one address, and that one is internal.
+fn is_internal(hcm: &ConnectionManager, headers: &HeaderMap) -> bool {
+    if hcm.internal_addresses.is_empty() {
+        return false;
+    }
+    match last_xff(headers).as_slice() {
+        [Some(only)] => hcm
+            .internal_addresses
+            .iter()
+            .any(|block| block.contains(*only)),
+        _ => false,
+    }
+}
+
+fn request_id(hcm: &ConnectionManager, request: &mut Request, early: &mut Early) {
+    let have = request
+        .headers
+        .get(X_REQUEST_ID)
+        .map(|value| stable_random(value.as_bytes()));
+    early.random = match have {
+        Some(random) => random,
+        None if hcm.generate_request_id => {
+            let id = new_request_id();
+            let random = stable_random(&id);
+            if let Ok(id) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&id)) {
+                request.headers.insert(X_REQUEST_ID, id);
+            }
+            random
+        }
+        None => fastrand::u64(..),
+    };
+}
+
+/// The number that consistent decisions of one request use: its id's first 32 bits.
+fn stable_random(id: &[u8]) -> u64 {
+    let digits = id.get(..8).and_then(|hex| std::str::from_utf8(hex).ok());
+    digits
+        .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+        .unwrap_or_else(|| meltemi_traffic::hash::xx64(id, 0))
+}
+
+/// A version 4 UUID; its version digit `4` also says "not traced" in Envoy's encoding.
+fn new_request_id() -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut bits = fastrand::u128(..);
+    bits = (bits & !(0xf << 76)) | (0x4 << 76);
+    bits = (bits & !(0x3 << 62)) | (0x2 << 62);
+    let mut out = [b'-'; 36];
+    let mut shift = 128;
+    for (at, slot) in out.iter_mut().enumerate() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *slot = HEX[((bits >> shift) & 0xf) as usize];
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_a_version_4_uuid() {
+        for _ in 0..50 {
+            let id = new_request_id();
+            let text = std::str::from_utf8(&id).unwrap();
+            assert_eq!(text.as_bytes()[14], b'4');
+            assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
+            assert_eq!(
+                text.split('-').map(str::len).collect::<Vec<_>>(),
+                [8, 4, 4, 4, 12]
+            );
+        }
+    }
+}

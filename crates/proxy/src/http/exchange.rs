@@ -1,0 +1,361 @@
+//! The life of one request, phase by phase.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderValue};
+use meltemi_traffic::flags::ResponseFlags;
+use meltemi_traffic::hcm::{ConnectionManager, RouteSource};
+use meltemi_traffic::mutation::HeaderOp;
+use meltemi_traffic::route::{
+    Action, ClusterSelector, Overrides, Route, RouteTable, WeightedCluster, WeightedClusters,
+};
+use meltemi_traffic::select::{RouteFacts, Selected};
+use meltemi_upstream::exchange::ResponseLength;
+use meltemi_upstream::http1::{Conn, Http1Error};
+
+use super::downstream::{ClientError, Downstream, Http1Side};
+use super::record::Exchange;
+use super::reply::Reply;
+use super::request::Request;
+use super::{early, filters, forward, respond};
+use crate::connection::ConnInfo;
+use crate::idle::IdleTimer;
+use crate::listener::HttpRuntime;
+use crate::state::Drain;
+use crate::worker::Worker;
+
+/// What the exchanges of one connection share.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    info: Rc<ConnInfo>,
+}
+
+impl Context {
+    pub(crate) fn new(info: Rc<ConnInfo>) -> Self {
+        Self { info }
+    }
+
+    /// The connection.
+    pub(crate) fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// The worker.
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.info.worker
+    }
+
+    /// The connection manager's run-time part.
+    pub(crate) fn runtime(&self) -> &HttpRuntime {
+        self.info
+            .chain
+            .http
+            .as_ref()
+            .expect("a chain with a connection manager made this context")
+    }
+
+    /// The connection manager.
+    pub(crate) fn hcm(&self) -> &Arc<ConnectionManager> {
+        &self.runtime().config
+    }
+
+    /// Ready when responses should end their connections.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
+        wait_for(self, Drain::Graceful)
+    }
+
+    /// Ready when idle connections should close.
+    pub(crate) fn closing(&self) -> impl Future<Output = ()> + use<> {
+        wait_for(self, Drain::Closing)
+    }
+}
+
+fn wait_for(context: &Context, state: Drain) -> impl Future<Output = ()> + use<> {
+    let mut drain = context.worker().shared.drain();
+    async move {
+        let _ = drain.wait_for(|now| *now >= state).await;
+    }
+}
+
+/// How an exchange ended, when it was not a local reply.
+pub(crate) enum Ended {
+    /// The response was sent completely.
+    Complete,
+    /// The response broke off after its head.
+    Broken,
+    /// The client went away.
+    ClientGone(ClientError),
+}
+
+/// Serves one request. Cancel-safe in the sense that dropping the future still records the exchange.
+pub(crate) async fn serve(
+    context: &Context,
+    request: Request,
+    down: &mut Downstream<'_>,
+    idle: &mut IdleTimer,
+) {
+    let mut exchange = Exchange::new(context, request);
+    idle.set_limit(context.hcm().stream_idle_timeout);
+    let ended = match run(&mut exchange, down, idle).await {
+        Ok(ended) => ended,
+        Err(reply) => respond::local(&mut exchange, down, reply, idle).await,
+    };
+    match ended {
+        Ended::Complete => {}
+        Ended::Broken => down.abort(),
+        Ended::ClientGone(error) => {
+            client_gone(&mut exchange, &error);
+            down.abort();
+        }
+    }
+    exchange.record();
+}
+
+fn client_gone(exchange: &mut Exchange, error: &ClientError) {
+    let (flag, details): (_, Cow<'static, str>) = match error {
+        ClientError::Protocol { details } => (
+            ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            Cow::Borrowed(details),
+        ),
+        ClientError::Reset => (
+            ResponseFlags::DOWNSTREAM_REMOTE_RESET,
+            "http2.remote_reset".into(),
+        ),
+        ClientError::Gone | ClientError::Framing => (
+            ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
+            "downstream_remote_disconnect".into(),
+        ),
+    };
+    exchange.flags.add(flag);
+    exchange.details = details;
+}
+
+/// Early checks, route, filters, action.
+async fn run(
+    exchange: &mut Exchange,
+    down: &mut Downstream<'_>,
+    idle: &mut IdleTimer,
+) -> Result<Ended, Reply> {
+    let context = exchange.context.clone();
+    exchange.early = early::process(context.hcm(), context.info(), &mut exchange.request)?;
+    let table = routes(&context)?;
+    let route = select(exchange, &table)?;
+    let draw = fastrand::u64(..);
+    let hash = route_hash(exchange, &route);
+    let choice = match &route.action {
+        Action::Forward(forward) => Some(
+            forward
+                .choose(&exchange.request, draw, hash)
+                .ok_or_else(Reply::no_route)?,
+        ),
+        Action::Redirect(_) | Action::Respond(_) | Action::NonForwarding => None,
+    };
+    if let Some(choice) = &choice {
+        exchange.cluster_name = match choice.name {
+            meltemi_traffic::select::ChosenName::Configured(name) => name.clone(),
+            meltemi_traffic::select::ChosenName::Given(_) => choice.name.as_str().into(),
+        };
+        exchange.cluster = context.worker().shared.clusters.get(&exchange.cluster_name);
+    }
+    let entry = choice.and_then(|choice| position(&route, choice.entry?));
+    let plan = Plan {
+        entry,
+        route: Arc::clone(&route),
+        table,
+        hash,
+    };
+    filters::run(exchange, down, &plan, idle).await?;
+    match &route.action {
+        Action::Redirect(redirect) => {
+            let scheme: &[u8] = if forwarded_https(&exchange.request) {
+                b"https"
+            } else {
+                b"http"
+            };
+            let location = redirect.location(&route, &exchange.request, scheme);
+            Err(Reply::redirect(redirect.status, &location))
+        }
+        Action::Respond(answer) => {
+            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+            let mut reply = Reply::new(status, "", "direct_response");
+            reply.body = answer.body.clone();
+            Err(reply)
+        }
+        Action::NonForwarding => Err(Reply::no_route()),
+        Action::Forward(forward) => forward::run(exchange, down, &plan, forward, idle).await,
+    }
+}
+
+/// What routing decided.
+pub(crate) struct Plan {
+    /// The weighted entry, by position.
+    entry: Option<usize>,
+    /// The route.
+    pub route: Arc<Route>,
+    /// Keeps the table of the decision alive.
+    #[allow(dead_code, reason = "pins the snapshot that the decision was made in")]
+    pub table: Arc<RouteTable>,
+    /// Hash for consistent balancing.
+    pub hash: Option<u64>,
+}
+
+fn routes(context: &Context) -> Result<Arc<RouteTable>, Reply> {
+    match &context.hcm().routes {
+        RouteSource::Inline(table) => Ok(Arc::clone(table)),
+        RouteSource::Rds { name, .. } => {
+            context.worker().shared.routes.get(name).ok_or_else(|| {
+                Reply::new(StatusCode::NOT_FOUND, "", "route_configuration_not_found")
+                    .flag(ResponseFlags::NO_ROUTE_FOUND)
+            })
+        }
+    }
+}
+
+fn forwarded_https(request: &Request) -> bool {
+    request
+        .headers
+        .get(early::X_FORWARDED_PROTO)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
+fn select(exchange: &mut Exchange, table: &RouteTable) -> Result<Arc<Route>, Reply> {
+    let tls = exchange.context.info().tls.as_ref();
+    let peer = tls.and_then(|tls| tls.peer.as_ref());
+    let facts = RouteFacts {
+        random: exchange.early.random,
+        https: forwarded_https(&exchange.request),
+        external: !exchange.early.internal,
+        tls_presented: peer.is_some(),
+        tls_validated: peer.is_some_and(|peer| peer.validated),
+        metadata: Some(&exchange.metadata),
+    };
+    let route = match table.select(&exchange.request, &facts) {
+        Selected::Route(_, route) => Arc::clone(route),
+        Selected::HttpsRequired(_) => {
+            let host = meltemi_traffic::select::without_port(&exchange.request.authority);
+            let location = [b"https://", host, &exchange.request.path[..]].concat();
+            return Err(Reply::redirect(301, &location));
+        }
+        Selected::None(_) => {
+            exchange
+                .context
+                .runtime()
+                .stats
+                .no_route
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            return Err(Reply::no_route());
+        }
+    };
+    exchange.route_name = route.name.clone();
+    exchange.route = Some(Arc::clone(&route));
+    Ok(route)
+}
+
+fn route_hash(exchange: &Exchange, route: &Route) -> Option<u64> {
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    if forward.hash.is_empty() {
+        return None;
+    }
+    let info = exchange.context.info();
+    let connection = format!("{}{}", info.remote, info.local);
+    let facts = meltemi_traffic::hash::HashFacts {
+        source_ip: exchange.early.remote,
+        connection: &connection,
+        filter_state: &[],
+    };
+    meltemi_traffic::hash::request_hash(&forward.hash, &exchange.request, &facts).hash
+}
+
+/// Answers a request whose head could not be decoded, and records it.
+pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Error) {
+    let (status, details) = match error {
+        Http1Error::Head(head) => (head.status(), head.details()),
+        Http1Error::Body(_)
+        | Http1Error::Closed
+        | Http1Error::LengthMismatch
+        | Http1Error::Io(_) => return,
+    };
+    let mut exchange = Exchange::new(context, Request::placeholder());
+    exchange.flags.add(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    exchange.details = details.into();
+    exchange.status = Some(status);
+    // Envoy's codec answers with its sentence, no server or date.
+    let body = Bytes::from(status.canonical_reason().unwrap_or_default());
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain"),
+    );
+    let mut down = Downstream::Http1(Http1Side {
+        conn,
+        head_request: false,
+        http10: false,
+        keep_alive: false,
+        trailers: false,
+        expects_continue: false,
+    });
+    exchange.sent = body.len() as u64;
+    let sent = down
+        .send_head(
+            status,
+            &mut headers,
+            ResponseLength::Known(body.len() as u64),
+            false,
+        )
+        .and_then(|()| down.send_data(body, true));
+    if let Err(error) = sent {
+        tracing::debug!(%error, "refusal not sent");
+    }
+    exchange.record();
+}
+
+fn position(route: &Route, entry: &WeightedCluster) -> Option<usize> {
+    weighted(route)?
+        .clusters
+        .iter()
+        .position(|have| std::ptr::eq(have, entry))
+}
+
+fn weighted(route: &Route) -> Option<&WeightedClusters> {
+    match &route.action {
+        Action::Forward(forward) => match &forward.cluster {
+            ClusterSelector::Weighted(weighted) => Some(weighted),
+            ClusterSelector::Name(_) | ClusterSelector::Header(_) => None,
+        },
+        Action::Redirect(_) | Action::Respond(_) | Action::NonForwarding => None,
+    }
+}
+
+impl Plan {
+    /// The weighted entry that was drawn.
+    pub(crate) fn entry(&self) -> Option<&WeightedCluster> {
+        weighted(&self.route)?.clusters.get(self.entry?)
+    }
+
+    /// Filter settings of all levels.
+    pub(crate) fn overrides(&self) -> &Overrides {
+        self.entry()
+            .map_or(&self.route.overrides, |entry| &entry.overrides)
+    }
+
+    /// Response header changes.
+    pub(crate) fn response_ops(&self) -> &[HeaderOp] {
+        self.entry()
+            .map_or(&self.route.response_ops, |entry| &entry.response_ops)
+    }
+
+    /// Applies the request header changes.
+    pub(crate) fn change_request(&self, exchange: &mut Exchange) {
+        let ops = self
+            .entry()
+            .map_or(&self.route.request_ops, |entry| &entry.request_ops);
+        exchange.change_request(ops);
+    }
+}

@@ -1,0 +1,677 @@
+//! Forwarding: attempts on upstream hosts until one answers, then both bodies at once.
+//!
+//! [`run`] prepares the request once, then loops over attempts. [`pump`] moves bytes; [`timeouts`] says how long.
+//! Deciding whether an attempt is worth another is `traffic`'s.
+
+mod mirror;
+mod pump;
+mod timeouts;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use meltemi_traffic::Str;
+use meltemi_traffic::access::Protocol;
+use meltemi_traffic::cluster::{ClusterKind, UpstreamProtocol};
+use meltemi_traffic::flags::ResponseFlags;
+use meltemi_traffic::headers::RequestHeadMut;
+use meltemi_traffic::retry::{AttemptFailure, RequestRetry, RetryPolicy};
+use meltemi_traffic::rewrite::HostRewrite;
+use meltemi_traffic::route::Forward;
+use meltemi_upstream::cluster::{Cluster, Gauge, Host};
+use meltemi_upstream::connect::ConnectError;
+use meltemi_upstream::exchange::{
+    BodyKind, Exchange as Stream, Outgoing, ResponseStart, StreamError,
+};
+use meltemi_upstream::pool::ConnectionNeeds;
+use meltemi_wire::http1::head::HeadLimits;
+
+use super::downstream::{ClientError, Downstream};
+use super::exchange::{Ended, Plan};
+use super::filters;
+use super::record::Exchange;
+use super::reply::Reply;
+use crate::idle::IdleTimer;
+use pump::{RequestBody, Waited};
+use timeouts::Timeouts;
+
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// Largest response head from upstreams, as Envoy's default for HTTP/1.
+const MAX_RESPONSE_HEAD: usize = 80 * 1024;
+/// Envoy's default `max_headers_count`.
+const MAX_RESPONSE_HEADERS: usize = 100;
+
+/// Why an attempt gave no response.
+#[derive(Debug)]
+enum Failure {
+    Client(ClientError),
+    NoHost,
+    Overflow,
+    Connect(ConnectError),
+    Stream {
+        error: StreamError,
+        request_sent: bool,
+    },
+    Timeout,
+    PerTryTimeout,
+    Idle {
+        request_complete: bool,
+    },
+}
+
+/// What the attempts of one exchange share.
+struct Attempts {
+    cluster: Arc<Cluster>,
+    policy: Option<Arc<RetryPolicy>>,
+    extra: RequestRetry,
+    timeouts: Timeouts,
+    body: RequestBody,
+    tried: Vec<u64>,
+    retry: Option<Gauge>,
+    high_priority: bool,
+}
+
+/// Forwards a request and its response.
+///
+/// # Errors
+/// The local reply when no response could be had.
+pub(crate) async fn run(
+    exchange: &mut Exchange,
+    down: &mut Downstream<'_>,
+    plan: &Plan,
+    forward: &Forward,
+    idle: &mut IdleTimer,
+) -> Result<Ended, Reply> {
+    let Some(cluster) = exchange.cluster.clone() else {
+        exchange
+            .context
+            .runtime()
+            .stats
+            .no_cluster
+            .fetch_add(1, Ordering::Relaxed);
+        return Err(Reply::no_cluster(forward.cluster_not_found));
+    };
+    check_upgrade(exchange, forward)?;
+    let breaker = cluster.breaker(forward.high_priority);
+    let Some(_running) = breaker.requests.admit(breaker.limits.max_requests) else {
+        cluster
+            .stats
+            .rq_pending_overflow
+            .fetch_add(1, Ordering::Relaxed);
+        return Err(Reply::overflow());
+    };
+    let timeouts = Timeouts::new(exchange, forward);
+    prepare(exchange, plan, forward, &timeouts);
+    let policy = forward
+        .retry
+        .clone()
+        .filter(|policy| policy.covers(&exchange.request));
+    let policy = policy.filter(|_| exchange.early.upgrade.is_none());
+    let limit = plan
+        .route
+        .retry_buffer_limit
+        .unwrap_or_else(|| u64::from(exchange.context.info().listener.config.buffer_limit));
+    let mut body = RequestBody::new(exchange.request.body, policy.is_some(), limit);
+    if exchange.early.upgrade.is_none() {
+        body.mirror_to(mirror::start(exchange, forward));
+    }
+    if let Some(limit) = forward.idle_timeout {
+        idle.set_limit(limit);
+    }
+    let mut attempts = Attempts {
+        cluster,
+        policy,
+        extra: RequestRetry::default(),
+        timeouts,
+        body,
+        tried: Vec::new(),
+        retry: None,
+        high_priority: forward.high_priority,
+    };
+    loop {
+        exchange.attempts += 1;
+        attempts.body.rewind();
+        let outcome = attempts.attempt(exchange, down, plan, forward, idle).await;
+        let again = match outcome {
+            Ok((start, stream)) => match attempts.retry_response(exchange, &start) {
+                Some(wait) => {
+                    stream.abort();
+                    wait
+                }
+                None => {
+                    return Ok(attempts
+                        .relay(exchange, down, plan, start, stream, idle)
+                        .await);
+                }
+            },
+            Err(Failure::Client(error)) => return Ok(Ended::ClientGone(error)),
+            Err(failure) => match attempts.retry_failure(exchange, &failure) {
+                Some(wait) => wait,
+                None => return Err(attempts.give_up(exchange, failure)),
+            },
+        };
+        if let Err(failure) = attempts.back_off(down, again).await {
+            return match failure {
+                Failure::Client(error) => Ok(Ended::ClientGone(error)),
+                failure => Err(attempts.give_up(exchange, failure)),
+            };
+        }
+    }
+}
+
+fn check_upgrade(exchange: &mut Exchange, forward: &Forward) -> Result<(), Reply> {
+    let Some(upgrade) = &exchange.early.upgrade else {
+        return Ok(());
+    };
+    let here = forward
+        .upgrades
+        .iter()
+        .find(|(name, _)| name.as_bytes() == upgrade.as_ref());
+    if here.is_some_and(|(_, enabled)| !enabled) {
+        return Err(Reply::new(
+            http::StatusCode::FORBIDDEN,
+            "",
+            "upgrade_failed",
+        ));
+    }
+    exchange.request.body = BodyKind::Tunnel;
+    Ok(())
+}
+
+/// Header changes, rewrites and control headers, once for all attempts.
+fn prepare(exchange: &mut Exchange, plan: &Plan, forward: &Forward, timeouts: &Timeouts) {
+    plan.change_request(exchange);
+    let suppress = exchange.context.runtime().suppress_envoy_headers;
+    let request = &mut exchange.request;
+    let host = match plan.entry().and_then(|entry| entry.host_rewrite.as_ref()) {
+        Some(host) => Some(host.as_bytes().to_vec()),
+        None => forward.host_rewrite.apply(request, None),
+    };
+    if let Some(host) = host {
+        if forward.append_forwarded_host
+            && let Ok(original) = HeaderValue::from_maybe_shared(request.authority.clone())
+        {
+            request.headers.append(FORWARDED_HOST, original);
+        }
+        if !suppress && let Ok(original) = HeaderValue::from_maybe_shared(request.authority.clone())
+        {
+            request.headers.insert(ORIGINAL_HOST, original);
+        }
+        request.set_authority(&host);
+    }
+    if let Some(path) = forward
+        .path_rewrite
+        .apply(&plan.route.matches.path, &request.path)
+    {
+        if !suppress && let Ok(original) = HeaderValue::from_maybe_shared(request.path.clone()) {
+            request.headers.insert(ORIGINAL_PATH, original);
+        }
+        request.path = path.into();
+    }
+    if !suppress && let Some(expected) = timeouts.expected() {
+        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        request.headers.insert(EXPECTED_TIMEOUT, millis.into());
+    }
+    request.strip_framing();
+}
+
+impl Attempts {
+    /// One attempt, up to the response head.
+    async fn attempt(
+        &mut self,
+        exchange: &mut Exchange,
+        down: &mut Downstream<'_>,
+        plan: &Plan,
+        forward: &Forward,
+        idle: &mut IdleTimer,
+    ) -> Result<(ResponseStart, Stream), Failure> {
+        let host = self.pick(exchange, plan)?;
+        self.cluster.stats.rq_total.fetch_add(1, Ordering::Relaxed);
+        host.state.rq_total.fetch_add(1, Ordering::Relaxed);
+        let active = host.state.active.enter();
+        self.tried.push(host.state.id);
+        exchange.host = Some(Arc::clone(&host));
+        if matches!(forward.host_rewrite, HostRewrite::Auto)
+            && let Some(name) = forward
+                .host_rewrite
+                .apply(&exchange.request, Some(&host.endpoint.hostname))
+        {
+            exchange.request.set_authority(&name);
+        }
+        if plan.route.attempt_count_in_request {
+            exchange
+                .request
+                .headers
+                .insert(ATTEMPT_COUNT, exchange.attempts.into());
+        }
+        filters::before_attempt(exchange, &host);
+        self.timeouts.start_attempt(self.policy.as_deref());
+        let mut stream = self.open(exchange, down, &host).await?;
+        let keep_peer = !exchange.context.hcm().access_log.is_empty()
+            || exchange.context.runtime().istio_stats.is_some();
+        exchange
+            .upstream
+            .connected(stream.connection(), stream.is_http2(), keep_peer);
+        let started = exchange.elapsed();
+        exchange.times.pool_ready.get_or_insert(started);
+        let waited = pump::until_head(
+            &mut pump::Sides {
+                exchange,
+                down,
+                stream: &mut stream,
+            },
+            &mut self.body,
+            &mut self.timeouts,
+            idle,
+        )
+        .await;
+        drop(active);
+        match waited {
+            Waited::Head(start) => {
+                let status = start.status.as_u16();
+                self.cluster.stats.response(status);
+                exchange
+                    .context
+                    .worker()
+                    .shared
+                    .clusters
+                    .report(&self.cluster, &host, status);
+                Ok((start, stream))
+            }
+            Waited::Failed(failure) => {
+                stream.abort();
+                self.blame(exchange, &host, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    fn pick(&mut self, exchange: &Exchange, plan: &Plan) -> Result<Arc<Host>, Failure> {
+        let found = match &self.cluster.config.kind {
+            ClusterKind::OriginalDst(settings) => {
+                let mut destination = exchange.context.info().local;
+                if let Some(port) = settings.port_override {
+                    destination.set_port(port);
+                }
+                Some(self.cluster.original_destination(destination))
+            }
+            _ => {
+                let avoids = self
+                    .policy
+                    .as_ref()
+                    .filter(|policy| policy.avoid_previous_hosts);
+                let attempts = avoids.map_or(0, |policy| policy.host_selection_attempts);
+                self.cluster.pick(plan.hash, &self.tried, attempts)
+            }
+        };
+        found.ok_or_else(|| {
+            self.cluster
+                .stats
+                .rq_none_healthy
+                .fetch_add(1, Ordering::Relaxed);
+            Failure::NoHost
+        })
+    }
+
+    /// Gets a connection and sends the head.
+    async fn open(
+        &mut self,
+        exchange: &Exchange,
+        down: &mut Downstream<'_>,
+        host: &Arc<Host>,
+    ) -> Result<Stream, Failure> {
+        let (protocol, needs) = self.needs(exchange, host);
+        let breaker = self.cluster.breaker(self.high_priority);
+        let pending = breaker
+            .pending
+            .admit(breaker.limits.max_pending)
+            .ok_or(Failure::Overflow)?;
+        let lease = {
+            let pools = &exchange.context.worker().pools;
+            let mut acquire = std::pin::pin!(pools.acquire(&self.cluster, host, protocol, &needs));
+            let timeouts = &mut self.timeouts;
+            std::future::poll_fn(|cx| {
+                if let Poll::Ready(result) = acquire.as_mut().poll(cx) {
+                    return Poll::Ready(result.map_err(Failure::Connect));
+                }
+                if down.body_finished()
+                    && let Poll::Ready(error) = down.poll_gone(cx)
+                {
+                    return Poll::Ready(Err(Failure::Client(error)));
+                }
+                timeouts.poll(cx, down.body_finished()).map(Err)
+            })
+            .await
+        };
+        drop(pending);
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(failure) => {
+                self.blame(exchange, host, &failure);
+                return Err(failure);
+            }
+        };
+        let http = &self.cluster.config.http;
+        let limits = HeadLimits {
+            max_bytes: http
+                .max_response_headers_kb
+                .map_or(MAX_RESPONSE_HEAD, |kb| kb as usize * 1024),
+            max_headers: http
+                .max_headers_count
+                .map_or(MAX_RESPONSE_HEADERS, |count| count as usize),
+        };
+        let request = &exchange.request;
+        let outgoing = Outgoing {
+            method: &request.method,
+            https: request.https,
+            authority: &request.authority,
+            path: &request.path,
+            headers: &request.headers,
+            body: request.body,
+        };
+        Stream::start(lease, &outgoing, limits).map_err(|error| Failure::Stream {
+            error,
+            request_sent: false,
+        })
+    }
+
+    /// Protocol, ALPN and SNI of the connection that a request needs.
+    fn needs(&self, exchange: &Exchange, host: &Host) -> (UpstreamProtocol, ConnectionNeeds) {
+        let downstream = exchange.request.protocol;
+        let protocol = match self.cluster.config.http.protocol {
+            UpstreamProtocol::Downstream if downstream == Protocol::Http2 => {
+                UpstreamProtocol::Http2
+            }
+            UpstreamProtocol::Downstream => UpstreamProtocol::Http1,
+            protocol => protocol,
+        };
+        let mut needs = ConnectionNeeds {
+            high_priority: self.high_priority,
+            ..ConnectionNeeds::default()
+        };
+        if host.transport.tls.is_some() {
+            let offers = &exchange.context.runtime().alpn;
+            let which = match (protocol, downstream) {
+                (UpstreamProtocol::Http2, _) => 2,
+                (_, Protocol::Http10) => 0,
+                _ => 1,
+            };
+            let overridable = self
+                .cluster
+                .config
+                .metadata
+                .get("istio", &["alpn_override"])
+                .and_then(|v| v.as_str());
+            if overridable != Some("false") {
+                needs.alpn.clone_from(&offers[which]);
+            }
+            if self.cluster.config.http.auto_sni {
+                let name = meltemi_traffic::select::without_port(&exchange.request.authority);
+                needs.sni = std::str::from_utf8(name).ok().map(Str::from);
+            }
+        }
+        (protocol, needs)
+    }
+
+    /// Counts a failed attempt against cluster and host.
+    fn blame(&self, exchange: &Exchange, host: &Host, failure: &Failure) {
+        let stats = &self.cluster.stats;
+        let status = match failure {
+            Failure::Connect(ConnectError::Overflow)
+            | Failure::Overflow
+            | Failure::Client(_)
+            | Failure::NoHost => return,
+            Failure::Connect(ConnectError::Timeout) => 504,
+            Failure::Connect(_) => 503,
+            Failure::Stream { .. } => {
+                stats.rq_rx_reset.fetch_add(1, Ordering::Relaxed);
+                503
+            }
+            Failure::Timeout | Failure::Idle { .. } => {
+                stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
+                host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
+                504
+            }
+            Failure::PerTryTimeout => {
+                stats.rq_per_try_timeout.fetch_add(1, Ordering::Relaxed);
+                504
+            }
+        };
+        exchange
+            .context
+            .worker()
+            .shared
+            .clusters
+            .report(&self.cluster, host, status);
+    }
+
+    /// The wait before another attempt; `None` when this response is the answer.
+    fn retry_response(
+        &mut self,
+        exchange: &mut Exchange,
+        start: &ResponseStart,
+    ) -> Option<Duration> {
+        let policy = self.policy.clone()?;
+        if !policy.retries_response(&self.extra, start.status.as_u16(), &start.headers) {
+            if exchange.attempts > 1 {
+                self.cluster
+                    .stats
+                    .rq_retry_success
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+            return None;
+        }
+        let asked = policy.asked_back_off(&start.headers, crate::logs::now(), fastrand::u64(..));
+        self.admit_retry(exchange, &policy, asked)
+    }
+
+    fn retry_failure(&mut self, exchange: &mut Exchange, failure: &Failure) -> Option<Duration> {
+        let policy = self.policy.clone()?;
+        let kind = match failure {
+            Failure::Connect(ConnectError::Overflow) | Failure::Overflow => {
+                AttemptFailure::Overflow
+            }
+            Failure::Connect(_) => AttemptFailure::Connect,
+            Failure::Stream {
+                error: StreamError::Refused,
+                ..
+            } => AttemptFailure::RefusedStream,
+            Failure::Stream { request_sent, .. } => AttemptFailure::Reset {
+                request_sent: *request_sent,
+            },
+            Failure::PerTryTimeout => AttemptFailure::PerTryTimeout,
+            Failure::Client(_) | Failure::NoHost | Failure::Timeout | Failure::Idle { .. } => {
+                return None;
+            }
+        };
+        if !policy.retries_failure(&self.extra, kind) {
+            return None;
+        }
+        self.admit_retry(exchange, &policy, None)
+    }
+
+    fn admit_retry(
+        &mut self,
+        exchange: &mut Exchange,
+        policy: &RetryPolicy,
+        asked: Option<Duration>,
+    ) -> Option<Duration> {
+        if !self.body.can_rewind() {
+            return None;
+        }
+        let most = self
+            .extra
+            .max_retries
+            .map_or(policy.num_retries, |max| max.min(policy.num_retries));
+        if exchange.attempts > most {
+            exchange
+                .flags
+                .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            self.cluster
+                .stats
+                .rq_retry_limit
+                .fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        self.retry = None;
+        self.retry = self.cluster.breaker(self.high_priority).admit_retry();
+        if self.retry.is_none() {
+            exchange
+                .flags
+                .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            self.cluster
+                .stats
+                .rq_retry_overflow
+                .fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        self.cluster.stats.rq_retry.fetch_add(1, Ordering::Relaxed);
+        Some(asked.unwrap_or_else(|| policy.back_off(exchange.attempts, fastrand::u64(..))))
+    }
+
+    /// Waits before the next attempt; the client and the route's timeout can end the wait.
+    async fn back_off(&mut self, down: &mut Downstream<'_>, wait: Duration) -> Result<(), Failure> {
+        let mut pause = std::pin::pin!(tokio::time::sleep(wait));
+        let timeouts = &mut self.timeouts;
+        timeouts.end_attempt();
+        std::future::poll_fn(|cx| {
+            if pause.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if down.body_finished()
+                && let Poll::Ready(error) = down.poll_gone(cx)
+            {
+                return Poll::Ready(Err(Failure::Client(error)));
+            }
+            timeouts.poll(cx, down.body_finished()).map(Err)
+        })
+        .await
+    }
+
+    /// The local reply for a failure that is final.
+    fn give_up(&self, exchange: &mut Exchange, failure: Failure) -> Reply {
+        match failure {
+            Failure::Client(_) | Failure::NoHost => Reply::no_healthy_upstream(),
+            Failure::Overflow | Failure::Connect(ConnectError::Overflow) => {
+                self.cluster
+                    .stats
+                    .rq_pending_overflow
+                    .fetch_add(1, Ordering::Relaxed);
+                Reply::overflow()
+            }
+            Failure::Connect(error) => {
+                exchange.upstream.failure = error.transport_failure().unwrap_or_default();
+                connect_failure(&error)
+            }
+            Failure::Stream { error, .. } => stream_failure(&error),
+            Failure::Timeout => Reply::timeout("response_timeout"),
+            Failure::PerTryTimeout => Reply::timeout("upstream_per_try_timeout"),
+            Failure::Idle { request_complete } => {
+                let status = if request_complete {
+                    http::StatusCode::GATEWAY_TIMEOUT
+                } else {
+                    http::StatusCode::REQUEST_TIMEOUT
+                };
+                Reply::new(status, "stream timeout", "stream_idle_timeout")
+                    .flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
+            }
+        }
+    }
+
+    /// Sends the response on and moves both bodies to their ends.
+    async fn relay(
+        &mut self,
+        exchange: &mut Exchange,
+        down: &mut Downstream<'_>,
+        plan: &Plan,
+        start: ResponseStart,
+        mut stream: Stream,
+        idle: &mut IdleTimer,
+    ) -> Ended {
+        self.body.forget();
+        self.timeouts.end_attempt();
+        let host = exchange.host.clone();
+        let _active = host.as_ref().map(|host| host.state.active.enter());
+        if let Err(error) = pump::send_head(exchange, down, plan, start) {
+            stream.abort();
+            return Ended::ClientGone(error);
+        }
+        let sides = &mut pump::Sides {
+            exchange,
+            down,
+            stream: &mut stream,
+        };
+        let ended = pump::both(sides, &mut self.body, &mut self.timeouts, idle).await;
+        match ended {
+            Ended::Complete => stream.finish(),
+            Ended::Broken | Ended::ClientGone(_) => stream.abort(),
+        }
+        ended
+    }
+}
+
+fn connect_failure(error: &ConnectError) -> Reply {
+    let (body, details) = match error {
+        ConnectError::Timeout => (
+            "reset reason: connection timeout".to_owned(),
+            "connection_timeout".to_owned(),
+        ),
+        other => (
+            format!("reset reason: remote connection failure, transport failure reason: {other}"),
+            format!(
+                "remote_connection_failure|{}",
+                other.to_string().replace(' ', "_")
+            ),
+        ),
+    };
+    let mut reply = Reply::new(
+        http::StatusCode::SERVICE_UNAVAILABLE,
+        "",
+        format!("upstream_reset_before_response_started{{{details}}}"),
+    );
+    reply.body =
+        format!("upstream connect error or disconnect/reset before headers. {body}").into();
+    reply.flag(ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+}
+
+fn stream_failure(error: &StreamError) -> Reply {
+    let (status, flag, reason) = match error {
+        StreamError::Terminated => (
+            503,
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            "connection termination",
+        ),
+        StreamError::Refused => (
+            503,
+            ResponseFlags::UPSTREAM_REMOTE_RESET,
+            "remote refused stream reset",
+        ),
+        StreamError::RemoteReset => (503, ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
+        StreamError::LocalReset => (503, ResponseFlags::LOCAL_RESET, "local reset"),
+        StreamError::Protocol(_) => (
+            502,
+            ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            "protocol error",
+        ),
+        StreamError::HeadersTooLarge => (503, ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "overflow"),
+    };
+    let status =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE);
+    let details = format!(
+        "upstream_reset_before_response_started{{{}}}",
+        reason.replace(' ', "_")
+    );
+    let mut reply = Reply::new(status, "", details).flag(flag);
+    reply.body = format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+    )
+    .into();
+    reply
+}

@@ -1,0 +1,452 @@
+//! Moving bytes between both sides of an exchange in one task.
+//!
+//! Back-pressure: a side is only read while the other can take more. Bytes that are there are gathered before they
+//! are flushed, so that a small message leaves in one write.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderName};
+use meltemi_traffic::flags::ResponseFlags;
+use meltemi_upstream::exchange::{
+    BodyKind, Exchange as Stream, ResponseLength, ResponseStart, StreamError, content_length,
+};
+use meltemi_wire::http1::Piece;
+use tokio::sync::mpsc;
+
+use super::Failure;
+use super::mirror::Copied;
+use super::timeouts::Timeouts;
+use crate::http::downstream::{ClientError, Downstream};
+use crate::http::exchange::{Ended, Plan};
+use crate::http::record::Exchange;
+use crate::http::{filters, respond};
+use crate::idle::IdleTimer;
+
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// Both sides and the exchange between them.
+pub(super) struct Sides<'a, 'c> {
+    pub exchange: &'a mut Exchange,
+    pub down: &'a mut Downstream<'c>,
+    pub stream: &'a mut Stream,
+}
+
+/// The request body on its way, kept for another attempt where that is wanted and small enough.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    kept: Vec<Bytes>,
+    kept_size: u64,
+    keep_limit: u64,
+    keeping: bool,
+    /// Position in `kept` of what this attempt sends next.
+    next: usize,
+    /// The client's body ended, with these trailers.
+    ended: Option<Option<HeaderMap>>,
+    /// The end was handed to the present attempt.
+    sent_end: bool,
+    tunnel: bool,
+    mirrors: Vec<mpsc::Sender<Copied>>,
+}
+
+impl RequestBody {
+    pub(super) fn new(kind: BodyKind, keeping: bool, keep_limit: u64) -> Self {
+        Self {
+            kept: Vec::new(),
+            kept_size: 0,
+            keep_limit,
+            keeping,
+            next: 0,
+            ended: (kind == BodyKind::None).then_some(None),
+            sent_end: false,
+            tunnel: kind == BodyKind::Tunnel,
+            mirrors: Vec::new(),
+        }
+    }
+
+    pub(super) fn mirror_to(&mut self, mirrors: Vec<mpsc::Sender<Copied>>) {
+        self.mirrors = mirrors;
+    }
+
+    /// Begins from the start for a new attempt.
+    pub(super) fn rewind(&mut self) {
+        self.next = 0;
+        self.sent_end = false;
+    }
+
+    /// Nothing that was read is lost.
+    pub(super) fn can_rewind(&self) -> bool {
+        self.keeping
+    }
+
+    /// No further attempt: what is kept and sent can go.
+    pub(super) fn forget(&mut self) {
+        self.keeping = false;
+        if self.next >= self.kept.len() {
+            self.kept = Vec::new();
+            self.next = 0;
+        }
+    }
+
+    fn take(&mut self, data: &Bytes) {
+        self.mirrors
+            .retain(|mirror| mirror.try_send(Copied::Data(data.clone())).is_ok());
+        if !self.keeping {
+            return;
+        }
+        self.kept_size += data.len() as u64;
+        if self.kept_size > self.keep_limit {
+            // Too large to repeat: this attempt is the last.
+            self.keeping = false;
+            self.kept.clear();
+            self.next = 0;
+        } else {
+            self.kept.push(data.clone());
+            self.next = self.kept.len();
+        }
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) {
+        for mirror in self.mirrors.drain(..) {
+            let _ = mirror.try_send(Copied::End(trailers.clone()));
+        }
+        self.ended = Some(trailers);
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent_end
+    }
+}
+
+/// A problem on one side of the request's way.
+enum RequestError {
+    Client(ClientError),
+    Upstream(StreamError),
+}
+
+/// Result of waiting for a response head.
+pub(super) enum Waited {
+    Head(ResponseStart),
+    Failed(Failure),
+}
+
+/// Sends the request and waits for the response head; interim responses are passed on.
+pub(super) async fn until_head(
+    sides: &mut Sides<'_, '_>,
+    body: &mut RequestBody,
+    timeouts: &mut Timeouts,
+    idle: &mut IdleTimer,
+) -> Waited {
+    let mut write_error: Option<StreamError> = None;
+    std::future::poll_fn(|cx| {
+        if write_error.is_none() {
+            match poll_request(cx, sides, body, idle) {
+                Poll::Ready(Err(RequestError::Client(error))) => {
+                    return failed(Failure::Client(error));
+                }
+                // The upstream may have answered before it closed: look at the response first.
+                Poll::Ready(Err(RequestError::Upstream(error))) => write_error = Some(error),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        loop {
+            match sides.stream.poll_response(cx) {
+                Poll::Ready(Ok(start)) if start.status.is_informational() && !start.tunnel => {
+                    interim(sides, start.status, start.headers);
+                    if let Poll::Ready(Err(error)) = sides.down.poll_flush(cx) {
+                        return failed(Failure::Client(error));
+                    }
+                }
+                Poll::Ready(Ok(start)) => {
+                    idle.touch();
+                    let now = sides.exchange.elapsed();
+                    sides.exchange.times.upstream_first_rx = Some(now);
+                    return Poll::Ready(Waited::Head(start));
+                }
+                Poll::Ready(Err(error)) => {
+                    return failed(Failure::Stream {
+                        error,
+                        request_sent: true,
+                    });
+                }
+                Poll::Pending => break,
+            }
+        }
+        if let Some(error) = write_error.take() {
+            return failed(Failure::Stream {
+                error,
+                request_sent: true,
+            });
+        }
+        let complete = body.is_sent() || body.tunnel;
+        if complete && let Poll::Ready(error) = sides.down.poll_gone(cx) {
+            return failed(Failure::Client(error));
+        }
+        if let Poll::Ready(failure) = timeouts.poll(cx, complete) {
+            return failed(failure);
+        }
+        match idle.poll(cx) {
+            Poll::Ready(()) => failed(Failure::Idle {
+                request_complete: complete,
+            }),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn failed(failure: Failure) -> Poll<Waited> {
+    Poll::Ready(Waited::Failed(failure))
+}
+
+fn interim(sides: &mut Sides<'_, '_>, status: StatusCode, mut headers: HeaderMap) {
+    // Only 100 passes by default; Envoy drops other interim responses unless told otherwise.
+    if status == StatusCode::CONTINUE && sides.exchange.context.hcm().proxy_100_continue {
+        respond::remove_hop_by_hop(&mut headers, false);
+        sides.down.send_interim(status, &headers);
+    }
+}
+
+/// Moves request bytes upstream. Ready when the whole request was written.
+fn poll_request(
+    cx: &mut Context<'_>,
+    sides: &mut Sides<'_, '_>,
+    body: &mut RequestBody,
+    idle: &mut IdleTimer,
+) -> Poll<Result<(), RequestError>> {
+    loop {
+        let more = gather_request(cx, sides, body, idle)?;
+        match sides.stream.poll_flush(cx) {
+            Poll::Ready(Ok(())) if body.is_sent() => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) if more => {}
+            Poll::Ready(Ok(())) | Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(RequestError::Upstream(error))),
+        }
+    }
+}
+
+/// Hands over what is there; false when the client has nothing more for now.
+fn gather_request(
+    cx: &mut Context<'_>,
+    sides: &mut Sides<'_, '_>,
+    body: &mut RequestBody,
+    idle: &mut IdleTimer,
+) -> Result<bool, RequestError> {
+    while !body.sent_end && !sides.stream.congested() {
+        if let Some(again) = body.kept.get(body.next) {
+            sides
+                .stream
+                .send_data(again.clone(), false)
+                .map_err(RequestError::Upstream)?;
+            body.next += 1;
+            continue;
+        }
+        if let Some(trailers) = &body.ended {
+            sides
+                .stream
+                .send_end(trailers.clone())
+                .map_err(RequestError::Upstream)?;
+            body.sent_end = true;
+            let now = sides.exchange.elapsed();
+            sides.exchange.times.request_end.get_or_insert(now);
+            return Ok(true);
+        }
+        if body.tunnel {
+            return Ok(false);
+        }
+        match sides.down.poll_body(cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(error)) => return Err(RequestError::Client(error)),
+            Poll::Ready(Ok(Piece::Data(data))) => {
+                idle.touch();
+                sides.exchange.received += data.len() as u64;
+                body.take(&data);
+                sides
+                    .stream
+                    .send_data(data, false)
+                    .map_err(RequestError::Upstream)?;
+            }
+            Poll::Ready(Ok(Piece::End(trailers))) => {
+                idle.touch();
+                body.end(trailers);
+            }
+            Poll::Ready(Ok(Piece::NeedMore)) => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// Turns the upstream's head into the client's and queues it.
+pub(super) fn send_head(
+    exchange: &mut Exchange,
+    down: &mut Downstream<'_>,
+    plan: &Plan,
+    start: ResponseStart,
+) -> Result<(), ClientError> {
+    let ResponseStart {
+        status,
+        mut headers,
+        body,
+        tunnel,
+    } = start;
+    let bodyless =
+        exchange.request.method == http::Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    let length = match content_length(&headers) {
+        // Announced for what a GET would have got; nothing follows.
+        Some(length) if bodyless => ResponseLength::Known(length),
+        _ => body,
+    };
+    exchange.status = Some(status);
+    exchange.details = "via_upstream".into();
+    respond::remove_hop_by_hop(&mut headers, tunnel);
+    if !exchange.context.runtime().suppress_envoy_headers {
+        let since = exchange.times.request_end.unwrap_or_default();
+        let millis = exchange.elapsed().saturating_sub(since).as_millis();
+        headers.insert(
+            SERVICE_TIME,
+            u64::try_from(millis).unwrap_or(u64::MAX).into(),
+        );
+    }
+    if plan.route.attempt_count_in_response {
+        headers.insert(ATTEMPT_COUNT, exchange.attempts.into());
+    }
+    filters::on_response(exchange, plan, &mut headers);
+    respond::change(exchange, plan.response_ops(), &mut headers);
+    respond::complete(exchange, &mut headers);
+    if exchange.keeps_response() {
+        exchange.response = Some(headers.clone());
+    }
+    let now = exchange.elapsed();
+    exchange.times.first_tx = Some(now);
+    down.send_head(status, &mut headers, length, tunnel)
+}
+
+/// Moves both bodies until the response is complete (a tunnel: both directions).
+pub(super) async fn both(
+    sides: &mut Sides<'_, '_>,
+    body: &mut RequestBody,
+    timeouts: &mut Timeouts,
+    idle: &mut IdleTimer,
+) -> Ended {
+    let tunnel = body.tunnel
+        && sides
+            .exchange
+            .status
+            .is_some_and(|status| !status.is_client_error() && !status.is_server_error());
+    body.tunnel = false;
+    if tunnel {
+        sides.down.switch_to_raw();
+    }
+    let mut response_done = false;
+    let mut request_done = false;
+    std::future::poll_fn(|cx| {
+        if !request_done {
+            match poll_request(cx, sides, body, idle) {
+                Poll::Ready(Err(RequestError::Client(error))) => {
+                    return Poll::Ready(Ended::ClientGone(error));
+                }
+                // The upstream wants no more of the request; its response still counts.
+                Poll::Ready(Err(RequestError::Upstream(_)) | Ok(())) => request_done = true,
+                Poll::Pending => {}
+            }
+        }
+        match poll_response(cx, sides, &mut response_done, idle) {
+            Poll::Ready(Some(ended)) => return Poll::Ready(ended),
+            Poll::Ready(None) if request_done || !tunnel => return Poll::Ready(Ended::Complete),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        if request_done
+            && !tunnel
+            && let Poll::Ready(error) = sides.down.poll_gone(cx)
+        {
+            return Poll::Ready(Ended::ClientGone(error));
+        }
+        if !tunnel && timeouts.poll(cx, request_done).is_ready() {
+            sides
+                .exchange
+                .flags
+                .add(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+            sides.exchange.details = "response_timeout".into();
+            return Poll::Ready(Ended::Broken);
+        }
+        match idle.poll(cx) {
+            Poll::Ready(()) => {
+                sides.exchange.flags.add(ResponseFlags::STREAM_IDLE_TIMEOUT);
+                sides.exchange.details = "stream_idle_timeout".into();
+                Poll::Ready(Ended::Broken)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Moves response bytes to the client. Ready with `None` when all of it was written.
+fn poll_response(
+    cx: &mut Context<'_>,
+    sides: &mut Sides<'_, '_>,
+    done: &mut bool,
+    idle: &mut IdleTimer,
+) -> Poll<Option<Ended>> {
+    loop {
+        let mut more = true;
+        while !*done && more && !sides.down.congested() {
+            match sides.stream.poll_body(cx) {
+                Poll::Pending => more = false,
+                Poll::Ready(Ok(Piece::Data(data))) => {
+                    idle.touch();
+                    sides.exchange.sent += data.len() as u64;
+                    let end = sides.stream.response_finished();
+                    if let Err(error) = sides.down.send_data(data, end) {
+                        return Poll::Ready(Some(Ended::ClientGone(error)));
+                    }
+                    *done = end;
+                }
+                Poll::Ready(Ok(Piece::End(trailers))) => {
+                    idle.touch();
+                    if let Err(error) = end_response(sides, trailers) {
+                        return Poll::Ready(Some(Ended::ClientGone(error)));
+                    }
+                    *done = true;
+                }
+                Poll::Ready(Ok(Piece::NeedMore)) => more = false,
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(broken(sides, &error))),
+            }
+        }
+        match sides.down.poll_flush(cx) {
+            Poll::Ready(Ok(())) if *done => return Poll::Ready(None),
+            Poll::Ready(Ok(())) if more => {}
+            Poll::Ready(Ok(())) | Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Some(Ended::ClientGone(error))),
+        }
+    }
+}
+
+fn end_response(sides: &mut Sides<'_, '_>, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
+    if sides.exchange.keeps_response() {
+        sides.exchange.trailers.clone_from(&trailers);
+    }
+    sides.down.send_end(trailers)
+}
+
+/// The upstream broke off after its head.
+fn broken(sides: &mut Sides<'_, '_>, error: &StreamError) -> Ended {
+    let (flag, reason) = match error {
+        StreamError::Terminated => (
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            "connection_termination",
+        ),
+        StreamError::Refused | StreamError::RemoteReset => {
+            (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote_reset")
+        }
+        StreamError::LocalReset => (ResponseFlags::LOCAL_RESET, "local_reset"),
+        StreamError::Protocol(_) | StreamError::HeadersTooLarge => {
+            (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol_error")
+        }
+    };
+    sides.exchange.flags.add(flag);
+    sides.exchange.details = format!("upstream_reset_after_response_started{{{reason}}}").into();
+    Ended::Broken
+}

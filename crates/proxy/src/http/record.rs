@@ -1,0 +1,244 @@
+//! What is remembered of an exchange until its end, and the one place where it is recorded.
+//!
+//! An [`Exchange`] records itself exactly once: when it is finished, or, should its task be dropped before that, when
+//! it is dropped.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::HeaderMap;
+use meltemi_filters::istio::Peer;
+use meltemi_traffic::Str;
+use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls};
+use meltemi_traffic::flags::ResponseFlags;
+use meltemi_traffic::metadata::Metadata;
+use meltemi_traffic::mutation::{HeaderOp, apply_request};
+use meltemi_traffic::route::Route;
+use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::pool::ConnFacts;
+use tokio::time::Instant;
+
+use super::early::Early;
+use super::exchange::Context;
+use super::request::Request;
+
+/// Everything about one exchange.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub context: Context,
+    pub request: Request,
+    pub early: Early,
+    /// Since the Unix epoch.
+    pub started: Duration,
+    pub clock: Instant,
+    pub times: Times,
+    pub flags: ResponseFlags,
+    pub details: Cow<'static, str>,
+    pub status: Option<StatusCode>,
+    /// Kept for logs only where there are logs.
+    pub response: Option<HeaderMap>,
+    pub trailers: Option<HeaderMap>,
+    pub received: u64,
+    pub sent: u64,
+    pub attempts: u32,
+    pub route: Option<Arc<Route>>,
+    pub route_name: Str,
+    pub cluster: Option<Arc<Cluster>>,
+    /// The cluster's name, also when it does not exist.
+    pub cluster_name: Str,
+    pub host: Option<Arc<Host>>,
+    pub upstream: Upstream,
+    pub metadata: Metadata,
+    pub grpc: bool,
+    /// The other side, as metadata exchange found it.
+    pub peer: Option<Peer>,
+    /// The client asked for our metadata.
+    pub propagate_metadata: bool,
+    recorded: bool,
+}
+
+/// Facts of the connection that served the last attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Upstream {
+    pub local: Option<std::net::SocketAddr>,
+    pub protocol: Option<Protocol>,
+    pub failure: Str,
+    pub peer: Option<meltemi_traffic::tls::PeerIdentity>,
+    pub tls: bool,
+}
+
+impl Upstream {
+    /// Remembers the connection.
+    pub(crate) fn connected(&mut self, facts: &ConnFacts, http2: bool, keep_peer: bool) {
+        self.local = facts.local;
+        self.protocol = Some(if http2 {
+            Protocol::Http2
+        } else {
+            Protocol::Http11
+        });
+        self.tls = facts.tls;
+        if keep_peer {
+            self.peer.clone_from(&facts.peer);
+        }
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(context: &Context, request: Request) -> Self {
+        context.runtime().stats.started();
+        Self {
+            grpc: request.is_grpc(),
+            context: context.clone(),
+            request,
+            early: Early::default(),
+            started: crate::logs::now(),
+            clock: Instant::now(),
+            times: Times::default(),
+            flags: ResponseFlags::NONE,
+            details: Cow::Borrowed(""),
+            status: None,
+            response: None,
+            trailers: None,
+            received: 0,
+            sent: 0,
+            attempts: 0,
+            route: None,
+            route_name: Str::default(),
+            cluster: None,
+            cluster_name: Str::default(),
+            host: None,
+            upstream: Upstream::default(),
+            metadata: Metadata::default(),
+            peer: None,
+            propagate_metadata: false,
+            recorded: false,
+        }
+    }
+
+    /// Applies header changes to the request.
+    pub(crate) fn change_request(&mut self, ops: &[HeaderOp]) {
+        if ops.is_empty() {
+            return;
+        }
+        // The request is lifted out for the call: formats read the exchange while the request changes.
+        let mut request = std::mem::replace(&mut self.request, Request::placeholder());
+        apply_request(ops, &mut request, &self.info());
+        self.request = request;
+    }
+
+    /// Whether anything reads response fields after they were sent.
+    pub(crate) fn keeps_response(&self) -> bool {
+        !self.context.hcm().access_log.is_empty() || self.grpc
+    }
+
+    /// Time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// What formats can ask of the exchange as it is now.
+    pub(crate) fn info(&self) -> StreamInfo<'_> {
+        let mut info = StreamInfo {
+            start: self.started,
+            times: self.times,
+            protocol: Some(self.request.protocol),
+            upstream_protocol: self.upstream.protocol,
+            response_code: self.status.map(|status| status.as_u16()),
+            response_code_details: &self.details,
+            flags: self.flags,
+            bytes_received: self.received,
+            bytes_sent: self.sent,
+            upstream_cluster_raw: &self.cluster_name,
+            upstream_local: self.upstream.local,
+            upstream_failure: &self.upstream.failure,
+            attempts: self.attempts,
+            route_name: &self.route_name,
+            metadata: Some(&self.metadata),
+            grpc_status: self.grpc_status(),
+            log_type: "DownstreamEnd",
+            ..StreamInfo::default()
+        };
+        self.context.info().describe(&mut info);
+        if let Some(address) = self.early.remote {
+            let peer = self.context.info().remote;
+            // The port of an address from X-Forwarded-For is not known; Envoy prints 0.
+            let port = if address == peer.ip() { peer.port() } else { 0 };
+            info.downstream_remote = Some((address, port).into());
+        }
+        if let Some(cluster) = &self.cluster {
+            info.upstream_cluster = cluster.stat_name();
+            info.cluster_metadata = Some(&cluster.config.metadata);
+        }
+        if let Some(host) = &self.host {
+            info.upstream_host = Some(&host.address);
+            info.upstream_hostname = &host.endpoint.hostname;
+            info.host_metadata = Some(&host.endpoint.metadata);
+        }
+        if let Some(route) = &self.route {
+            info.route_metadata = Some(&route.metadata);
+        }
+        info.upstream_tls = Tls {
+            peer: self.upstream.peer.as_ref(),
+            ..Tls::default()
+        };
+        info
+    }
+
+    /// `grpc-status` of a gRPC exchange.
+    pub(crate) fn grpc_status(&self) -> Option<u32> {
+        if !self.grpc {
+            return None;
+        }
+        let heads = [self.trailers.as_ref(), self.response.as_ref()];
+        let value = heads
+            .into_iter()
+            .flatten()
+            .find_map(|map| map.get("grpc-status"))?;
+        value.to_str().ok()?.trim().parse().ok()
+    }
+
+    /// Writes the log line and counts; does so once.
+    pub(crate) fn record(&mut self) {
+        if std::mem::replace(&mut self.recorded, true) {
+            return;
+        }
+        let duration = self.elapsed();
+        self.times.last_tx.get_or_insert(duration);
+        let runtime = self.context.runtime();
+        runtime
+            .stats
+            .ended(self.status.map(|status| status.as_u16()));
+        super::filters::report(self, duration);
+        let hcm = self.context.hcm();
+        if hcm.access_log.is_empty() {
+            return;
+        }
+        let mut info = self.info();
+        info.duration = Some(duration);
+        let heads = Heads {
+            request: Some(&self.request),
+            response: self.response.as_ref().map(|map| map as _),
+            trailers: self.trailers.as_ref().map(|map| map as _),
+        };
+        self.context
+            .worker()
+            .shared
+            .logs
+            .record(&hcm.access_log, &info, heads, self.early.random);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.recorded {
+            if self.details.is_empty() {
+                self.details = Cow::Borrowed("downstream_remote_disconnect");
+            }
+            self.flags
+                .add(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            self.record();
+        }
+    }
+}

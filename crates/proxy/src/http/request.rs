@@ -1,0 +1,207 @@
+//! A request as the phases see it, whatever protocol brought it.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
+use meltemi_traffic::access::Protocol;
+use meltemi_traffic::headers::{Headers, HeadersMut, RequestHead, RequestHeadMut};
+use meltemi_upstream::exchange::BodyKind;
+use meltemi_wire::http1::target::{Target, split};
+use meltemi_wire::http1::{Framing, Version, head};
+
+/// A request's head and what is known of its body.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// `:method`.
+    pub method: Method,
+    /// `:scheme` is https.
+    pub https: bool,
+    /// `:authority`; empty when the client sent none.
+    pub authority: Bytes,
+    /// `:path`, as it goes on.
+    pub path: Bytes,
+    /// All other fields.
+    pub headers: HeaderMap,
+    /// What it came with.
+    pub protocol: Protocol,
+    /// Its body.
+    pub body: BodyKind,
+    /// It asks to switch protocols.
+    pub upgrade: bool,
+    /// The request-target names scheme and host itself.
+    pub absolute: bool,
+}
+
+impl Request {
+    /// From an HTTP/1 head. `tls` tells how the connection is protected.
+    pub(crate) fn from_http1(head: head::RequestHead, tls: bool) -> (Self, bool) {
+        let connect = head.method == Method::CONNECT;
+        let headers = head.headers;
+        let host = head.host.unwrap_or_default();
+        let mut absolute = false;
+        let (https, authority, path) = match split(&head.target, connect) {
+            Target::Origin(path) | Target::Other(path) => (tls, host, path),
+            Target::Asterisk => (tls, host, Bytes::from_static(b"*")),
+            Target::Authority(authority) => (tls, authority, Bytes::new()),
+            Target::Absolute {
+                https,
+                authority,
+                path,
+            } => {
+                absolute = true;
+                (https, authority, path)
+            }
+        };
+        let body = match head.framing {
+            Framing::None => BodyKind::None,
+            Framing::Length(length) => BodyKind::Length(length),
+            Framing::Chunked | Framing::UntilClose => BodyKind::Stream,
+        };
+        let protocol = match head.version {
+            Version::Http10 => Protocol::Http10,
+            Version::Http11 => Protocol::Http11,
+        };
+        let request = Self {
+            method: head.method,
+            https,
+            authority,
+            path,
+            headers,
+            protocol,
+            body,
+            upgrade: head.upgrade,
+            absolute,
+        };
+        (request, head.keep_alive)
+    }
+
+    /// From an HTTP/2 head.
+    pub(crate) fn from_http2(head: http::request::Parts, end_of_stream: bool, tls: bool) -> Self {
+        let mut headers = head.headers;
+        let host = headers.remove(HOST);
+        let authority = match head.uri.authority() {
+            Some(authority) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
+            None => host
+                .map(|host| Bytes::copy_from_slice(host.as_bytes()))
+                .unwrap_or_default(),
+        };
+        let path = match head.uri.path_and_query() {
+            Some(path) if head.method != Method::CONNECT => {
+                Bytes::copy_from_slice(path.as_str().as_bytes())
+            }
+            _ => Bytes::new(),
+        };
+        let body = if end_of_stream {
+            BodyKind::None
+        } else {
+            meltemi_upstream::exchange::content_length(&headers)
+                .map_or(BodyKind::Stream, BodyKind::Length)
+        };
+        Self {
+            method: head.method,
+            https: head
+                .uri
+                .scheme()
+                .map_or(tls, |scheme| *scheme == http::uri::Scheme::HTTPS),
+            authority,
+            path,
+            headers,
+            protocol: Protocol::Http2,
+            body,
+            upgrade: false,
+            absolute: false,
+        }
+    }
+
+    /// Stands in where there is no request: one that could not be decoded, or one lifted out for a change.
+    pub(crate) fn placeholder() -> Self {
+        Self {
+            method: Method::GET,
+            https: false,
+            authority: Bytes::new(),
+            path: Bytes::new(),
+            headers: HeaderMap::new(),
+            protocol: Protocol::Http11,
+            body: BodyKind::None,
+            upgrade: false,
+            absolute: false,
+        }
+    }
+
+    /// The client speaks gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        meltemi_traffic::select::is_grpc(self)
+    }
+
+    /// A field's value as text.
+    pub(crate) fn text(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Removes what frames the message; the codec writes it anew.
+    pub(crate) fn strip_framing(&mut self) {
+        self.headers.remove(CONTENT_LENGTH);
+    }
+}
+
+impl Headers for Request {
+    fn get(&self, name: &HeaderName) -> Option<&[u8]> {
+        Headers::get(&self.headers, name)
+    }
+
+    fn for_each<'a>(&'a self, name: &HeaderName, each: &mut dyn FnMut(&'a [u8])) {
+        Headers::for_each(&self.headers, name, each);
+    }
+}
+
+impl HeadersMut for Request {
+    fn append(&mut self, name: &HeaderName, value: HeaderValue) {
+        self.headers.append(name, value);
+    }
+
+    fn set(&mut self, name: &HeaderName, value: HeaderValue) {
+        self.headers.insert(name, value);
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        self.headers.remove(name);
+    }
+}
+
+impl RequestHead for Request {
+    fn method(&self) -> &[u8] {
+        self.method.as_str().as_bytes()
+    }
+
+    fn scheme(&self) -> &[u8] {
+        if self.https { b"https" } else { b"http" }
+    }
+
+    fn authority(&self) -> &[u8] {
+        &self.authority
+    }
+
+    fn path(&self) -> &[u8] {
+        &self.path
+    }
+}
+
+impl RequestHeadMut for Request {
+    fn set_authority(&mut self, value: &[u8]) {
+        self.authority = Bytes::copy_from_slice(value);
+    }
+
+    fn set_path(&mut self, value: &[u8]) {
+        self.path = Bytes::copy_from_slice(value);
+    }
+
+    fn set_method(&mut self, value: &[u8]) {
+        if let Ok(method) = Method::from_bytes(value) {
+            self.method = method;
+        }
+    }
+
+    fn set_scheme(&mut self, value: &[u8]) {
+        self.https = value.eq_ignore_ascii_case(b"https");
+    }
+}

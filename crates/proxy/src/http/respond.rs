@@ -1,0 +1,164 @@
+//! Sending responses: the fields every response gets, and local replies as a whole.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, SERVER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use meltemi_traffic::access::Heads;
+use meltemi_traffic::hcm::ServerHeader;
+use meltemi_traffic::mutation::{HeaderOp, apply_response};
+use meltemi_upstream::exchange::ResponseLength;
+
+use super::downstream::{ClientError, Downstream};
+use super::early::X_REQUEST_ID;
+use super::exchange::Ended;
+use super::record::Exchange;
+use super::reply::Reply;
+use crate::idle::IdleTimer;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Longest time a local reply may take to be written.
+const WRITE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Answers a request ourselves.
+pub(crate) async fn local(
+    exchange: &mut Exchange,
+    down: &mut Downstream<'_>,
+    reply: Reply,
+    idle: &mut IdleTimer,
+) -> Ended {
+    exchange.flags.add(reply.flags);
+    exchange.details = reply.details.clone();
+    // The rest of an unread body cannot be told from the next request's head.
+    if reply.close || !down.body_finished() {
+        down.close_after();
+    }
+    let (status, mut headers, body) = reply.into_response(exchange.grpc);
+    if let Some(route) = exchange.route.clone() {
+        change(exchange, &route.response_ops, &mut headers);
+    }
+    complete(exchange, &mut headers);
+    let length = if body.is_empty() {
+        ResponseLength::Empty
+    } else {
+        ResponseLength::Known(body.len() as u64)
+    };
+    idle.touch();
+    match send(exchange, down, status, headers, body, length).await {
+        Ok(()) => Ended::Complete,
+        Err(error) => Ended::ClientGone(error),
+    }
+}
+
+async fn send(
+    exchange: &mut Exchange,
+    down: &mut Downstream<'_>,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    body: Bytes,
+    length: ResponseLength,
+) -> Result<(), ClientError> {
+    exchange.status = Some(status);
+    if exchange.keeps_response() {
+        exchange.response = Some(headers.clone());
+    }
+    down.send_head(status, &mut headers, length, false)?;
+    if exchange.request.method != http::Method::HEAD && !body.is_empty() {
+        exchange.sent += body.len() as u64;
+        down.send_data(body, true)?;
+    } else if !down.is_http2() {
+        down.send_end(None)?;
+    }
+    let flushed = std::future::poll_fn(|cx| down.poll_flush(cx));
+    tokio::time::timeout(WRITE_LIMIT, flushed)
+        .await
+        .unwrap_or(Err(ClientError::Gone))
+}
+
+/// Applies a route's changes to a response.
+pub(crate) fn change(exchange: &Exchange, ops: &[HeaderOp], headers: &mut HeaderMap) {
+    if ops.is_empty() {
+        return;
+    }
+    let heads = Heads {
+        request: Some(&exchange.request),
+        ..Heads::default()
+    };
+    apply_response(ops, headers, &exchange.info(), heads);
+}
+
+/// Removes what belongs to the upstream's hop.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, tunnel: bool) {
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
+    if tunnel {
+        return;
+    }
+    if let Some(connection) = headers.remove(CONNECTION) {
+        for name in connection.as_bytes().split(|byte| *byte == b',') {
+            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+                headers.remove(name);
+            }
+        }
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(UPGRADE);
+}
+
+/// Adds what every response carries.
+pub(crate) fn complete(exchange: &Exchange, headers: &mut HeaderMap) {
+    let hcm = exchange.context.hcm();
+    headers.entry(DATE).or_insert_with(date);
+    let server = || {
+        HeaderValue::from_str(&hcm.server_name)
+            .unwrap_or_else(|_| HeaderValue::from_static("envoy"))
+    };
+    match hcm.server_header {
+        ServerHeader::Overwrite => {
+            headers.insert(SERVER, server());
+        }
+        ServerHeader::AppendIfAbsent => {
+            headers.entry(SERVER).or_insert_with(server);
+        }
+        ServerHeader::PassThrough => {}
+    }
+    if !hcm.via.is_empty()
+        && let Ok(via) = HeaderValue::from_str(&hcm.via)
+    {
+        headers.append(VIA, via);
+    }
+    if hcm.always_set_request_id_in_response
+        && let Some(id) = exchange.request.headers.get(X_REQUEST_ID)
+    {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+}
+
+thread_local! {
+    /// The `date` value and the second it is for: formatted once a second for each worker.
+    static DATE_NOW: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+}
+
+fn date() -> HeaderValue {
+    let second = crate::logs::now().as_secs();
+    DATE_NOW.with_borrow_mut(|(at, value)| {
+        if *at != second {
+            let text = i64::try_from(second)
+                .ok()
+                .and_then(|second| jiff::Timestamp::from_second(second).ok())
+                .map(|now| now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+            *value = text
+                .and_then(|text| HeaderValue::from_str(&text).ok())
+                .unwrap_or_else(|| HeaderValue::from_static(""));
+            *at = second;
+        }
+        value.clone()
+    })
+}

@@ -1,0 +1,397 @@
+//! Listeners at run time: sockets made once per address and kept across updates, chains with their TLS contexts.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use arc_swap::ArcSwap;
+use meltemi_capture::socket_options::SocketOptions;
+use meltemi_traffic::Str;
+use meltemi_traffic::chain::ConnectionFacts;
+use meltemi_traffic::endpoint::Address;
+use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, PeerMetadata};
+use meltemi_traffic::listener::{FilterChain, Listener, Terminal};
+use meltemi_upstream::connect::raw_options;
+use meltemi_upstream::pool::AlpnOffer;
+use meltemi_upstream::tls::{SecretStore, ServerContext};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::stats::HttpStats;
+
+/// Accept queue length where nothing is configured.
+const BACKLOG: i32 = 1024;
+
+/// One listener with what its chains need at run time.
+#[derive(Debug)]
+pub(crate) struct ListenerRuntime {
+    /// Its configuration.
+    pub config: Arc<Listener>,
+    chains: Vec<Arc<ChainRuntime>>,
+    default_chain: Option<Arc<ChainRuntime>>,
+}
+
+/// One filter chain.
+#[derive(Debug)]
+pub(crate) struct ChainRuntime {
+    /// Its configuration.
+    pub config: Arc<FilterChain>,
+    /// TLS termination.
+    pub tls: Option<ServerContext>,
+    /// What its connection manager precomputes.
+    pub http: Option<HttpRuntime>,
+}
+
+/// What a connection manager's filters ask of every exchange, found once.
+#[derive(Debug)]
+pub(crate) struct HttpRuntime {
+    /// The configuration.
+    pub config: Arc<ConnectionManager>,
+    /// Offers of `istio.alpn` to upstreams that get HTTP/1.0, HTTP/1.1 and HTTP/2.
+    pub alpn: [Option<Arc<AlpnOffer>>; 3],
+    /// `istio.stats`.
+    pub istio_stats: Option<Arc<IstioStats>>,
+    /// `istio.metadata_exchange`.
+    pub peer_metadata: Option<Arc<PeerMetadata>>,
+    /// The router's `suppress_envoy_headers`.
+    pub suppress_envoy_headers: bool,
+    /// Counters.
+    pub stats: Arc<HttpStats>,
+}
+
+impl ListenerRuntime {
+    fn new(config: Arc<Listener>, secrets: &Arc<SecretStore>) -> Arc<Self> {
+        let chain =
+            |config: &Arc<FilterChain>| Arc::new(ChainRuntime::new(Arc::clone(config), secrets));
+        let chains = config.chains.iter().map(chain).collect();
+        let default_chain = config.default_chain.as_ref().map(chain);
+        Arc::new(Self {
+            config,
+            chains,
+            default_chain,
+        })
+    }
+
+    /// The chain for a connection.
+    pub(crate) fn select(&self, facts: &ConnectionFacts<'_>) -> Option<&Arc<ChainRuntime>> {
+        match self.config.index.select(facts) {
+            Some(position) => self.chains.get(position),
+            None => self.default_chain.as_ref(),
+        }
+    }
+
+    /// Names of routes that must be there before the listener starts.
+    pub(crate) fn route_names(config: &Listener) -> Vec<Str> {
+        let chains = config.chains.iter().chain(&config.default_chain);
+        chains
+            .filter_map(|chain| match &chain.terminal {
+                Terminal::Http(hcm) => match &hcm.routes {
+                    meltemi_traffic::hcm::RouteSource::Rds { name, .. } => Some(name.clone()),
+                    meltemi_traffic::hcm::RouteSource::Inline(_) => None,
+                },
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+impl ChainRuntime {
+    fn new(config: Arc<FilterChain>, secrets: &Arc<SecretStore>) -> Self {
+        let tls = config
+            .tls
+            .as_ref()
+            .map(|tls| ServerContext::new(Arc::clone(tls), Arc::clone(secrets)));
+        let http = match &config.terminal {
+            Terminal::Http(hcm) => Some(HttpRuntime::new(Arc::clone(hcm))),
+            _ => None,
+        };
+        Self { config, tls, http }
+    }
+}
+
+impl HttpRuntime {
+    fn new(config: Arc<ConnectionManager>) -> Self {
+        let mut runtime = Self {
+            stats: HttpStats::named(&config.stat_prefix),
+            config: Arc::clone(&config),
+            alpn: [None, None, None],
+            istio_stats: None,
+            peer_metadata: None,
+            suppress_envoy_headers: false,
+        };
+        let offer = |list: &[Str]| {
+            (!list.is_empty()).then(|| {
+                Arc::new(AlpnOffer(
+                    list.iter().map(|name| name.as_bytes().to_vec()).collect(),
+                ))
+            })
+        };
+        for filter in &config.filters {
+            match &filter.kind {
+                HttpFilterKind::IstioAlpn(alpn) => {
+                    runtime.alpn = [offer(&alpn.http10), offer(&alpn.http11), offer(&alpn.http2)];
+                }
+                HttpFilterKind::IstioStats(stats) => runtime.istio_stats = Some(Arc::clone(stats)),
+                HttpFilterKind::IstioPeerMetadata(exchange) => {
+                    runtime.peer_metadata = Some(Arc::clone(exchange))
+                }
+                HttpFilterKind::Router(router) => {
+                    runtime.suppress_envoy_headers = router.suppress_envoy_headers
+                }
+                _ => {}
+            }
+        }
+        runtime
+    }
+}
+
+/// A bound address: one socket for each worker.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// What it is bound to (the real port where 0 was asked for).
+    pub address: BoundAddress,
+    /// For worker `n`.
+    pub sockets: Vec<BoundSocket>,
+}
+
+/// What is bound.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum BoundAddress {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A unix socket's path.
+    Unix(Str),
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) enum BoundSocket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Unix.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// One version of all listeners.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// By name, in order of their names.
+    pub listeners: std::collections::BTreeMap<Str, Arc<ListenerRuntime>>,
+    /// Bound addresses with the listener that has them now.
+    pub bound: Vec<(Arc<Bound>, Arc<ListenerRuntime>)>,
+    by_destination: AHashMap<SocketAddr, Arc<ListenerRuntime>>,
+    by_port: AHashMap<u16, Arc<ListenerRuntime>>,
+}
+
+impl Table {
+    /// The listener that takes connections to a restored destination: exact address, then wildcard.
+    pub(crate) fn for_destination(&self, destination: SocketAddr) -> Option<&Arc<ListenerRuntime>> {
+        self.by_destination
+            .get(&destination)
+            .or_else(|| self.by_port.get(&destination.port()))
+    }
+
+    /// The present owner of a bound address.
+    pub(crate) fn owner(&self, bound: &BoundAddress) -> Option<&Arc<ListenerRuntime>> {
+        self.bound
+            .iter()
+            .find(|(have, _)| have.address == *bound)
+            .map(|(_, owner)| owner)
+    }
+}
+
+/// All listeners of the process.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    table: ArcSwap<Table>,
+    sockets: Mutex<HashMap<Address, Arc<Bound>>>,
+    changed: watch::Sender<u64>,
+    workers: usize,
+}
+
+/// A listener's address could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {listener}: cannot bind {address}: {source}")]
+pub struct BindError {
+    /// Which listener.
+    pub listener: Str,
+    /// Which address.
+    pub address: String,
+    /// The system's reason.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Listeners {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            table: ArcSwap::default(),
+            sockets: Mutex::default(),
+            changed: watch::channel(0).0,
+            workers,
+        }
+    }
+
+    /// The present listeners.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// A cheap look at the present listeners.
+    pub(crate) fn look(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// Tells when the set of bound addresses changed.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Adds, replaces and removes listeners. Sockets of addresses that stay are kept; an address that cannot be
+    /// bound leaves its listener out and is reported.
+    pub(crate) fn apply(
+        &self,
+        configs: Vec<Arc<Listener>>,
+        removed: &[Str],
+        secrets: &Arc<SecretStore>,
+    ) -> Vec<BindError> {
+        let mut errors = Vec::new();
+        let old = self.table.load_full();
+        let mut listeners = old.listeners.clone();
+        for name in removed {
+            listeners.remove(name);
+        }
+        for config in configs {
+            match self.bind(&config) {
+                Ok(()) => {
+                    listeners.insert(config.name.clone(), ListenerRuntime::new(config, secrets));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        let table = self.arrange(listeners);
+        self.table.store(Arc::new(table));
+        self.changed.send_modify(|version| *version += 1);
+        errors
+    }
+
+    fn bind(&self, config: &Listener) -> Result<(), BindError> {
+        if !config.bind_to_port {
+            return Ok(());
+        }
+        let mut sockets = self.sockets.lock();
+        for address in &config.addresses {
+            if sockets.contains_key(address) {
+                continue;
+            }
+            let bound =
+                bind_address(address, config, self.workers).map_err(|source| BindError {
+                    listener: config.name.clone(),
+                    address: address.to_string(),
+                    source,
+                })?;
+            sockets.insert(address.clone(), Arc::new(bound));
+        }
+        Ok(())
+    }
+
+    fn arrange(&self, listeners: std::collections::BTreeMap<Str, Arc<ListenerRuntime>>) -> Table {
+        let mut table = Table::default();
+        let mut sockets = self.sockets.lock();
+        let mut used = Vec::new();
+        for listener in listeners.values() {
+            for address in &listener.config.addresses {
+                if let Some(bound) = sockets
+                    .get(address)
+                    .filter(|_| listener.config.bind_to_port)
+                {
+                    table.bound.push((Arc::clone(bound), Arc::clone(listener)));
+                    used.push(address.clone());
+                }
+                let Address::Socket(socket) = address else {
+                    continue;
+                };
+                if is_wildcard(socket.ip()) {
+                    table.by_port.insert(socket.port(), Arc::clone(listener));
+                } else {
+                    table.by_destination.insert(*socket, Arc::clone(listener));
+                }
+            }
+        }
+        sockets.retain(|address, _| used.contains(address));
+        table.listeners = listeners;
+        table
+    }
+}
+
+fn is_wildcard(ip: IpAddr) -> bool {
+    ip.is_unspecified()
+}
+
+fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Result<Bound> {
+    match address {
+        Address::Socket(wanted) => {
+            let mut sockets = Vec::with_capacity(workers);
+            let mut address = *wanted;
+            for _ in 0..workers {
+                let listener = bind_tcp(address, config)?;
+                address = listener.local_addr()?;
+                sockets.push(BoundSocket::Tcp(listener));
+            }
+            Ok(Bound {
+                address: BoundAddress::Tcp(address),
+                sockets,
+            })
+        }
+        Address::Pipe(path) => {
+            if !path.starts_with('@') {
+                let _ = std::fs::remove_file(path.as_str());
+            }
+            let listener = std::os::unix::net::UnixListener::bind(path.as_str())?;
+            listener.set_nonblocking(true)?;
+            let mut sockets = Vec::with_capacity(workers);
+            for _ in 0..workers {
+                sockets.push(BoundSocket::Unix(listener.try_clone()?));
+            }
+            Ok(Bound {
+                address: BoundAddress::Unix(path.clone()),
+                sockets,
+            })
+        }
+        Address::Named(..) | Address::Internal(..) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a listener needs an IP address or a path",
+        )),
+    }
+}
+
+fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpListener> {
+    let domain = if address.is_ipv4() {
+        socket2::Domain::IPV4
+    } else {
+        socket2::Domain::IPV6
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    SocketOptions {
+        transparent: config.transparent,
+        freebind: config.freebind,
+        reuse_port: config.reuse_port,
+        raw: raw_options(&config.options),
+        ..SocketOptions::default()
+    }
+    .apply(&socket)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    let backlog = config
+        .backlog
+        .and_then(|backlog| i32::try_from(backlog).ok())
+        .unwrap_or(BACKLOG);
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

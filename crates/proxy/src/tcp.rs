@@ -1,0 +1,420 @@
+//! `tcp_proxy`: bytes both ways, half-close, back-pressure, and the network filters before it.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use meltemi_filters::istio::Peer;
+use meltemi_filters::istio::stats::{Labels, Reporter, TcpSeries};
+use meltemi_traffic::Str;
+use meltemi_traffic::access::StreamInfo;
+use meltemi_traffic::cluster::ClusterKind;
+use meltemi_traffic::flags::ResponseFlags;
+use meltemi_traffic::headers::SimpleRequest;
+use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
+use meltemi_traffic::rbac::AuthzFacts;
+use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::connect::ConnectError;
+use meltemi_upstream::pool::{ConnFacts, ConnectionNeeds};
+use meltemi_upstream::stream::Stream;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use crate::connection::ConnInfo;
+use crate::http::service_of;
+use crate::idle::IdleTimer;
+
+/// Copy buffers start small, for connections that say little, and grow with the traffic.
+const SMALL_BUFFER: usize = 4 * 1024;
+/// Largest copy buffer: what one read of a busy socket yields.
+const LARGE_BUFFER: usize = 64 * 1024;
+
+/// What is remembered of a connection until it is logged, once, when this is dropped.
+struct Record {
+    info: Rc<ConnInfo>,
+    proxy: Arc<TcpProxy>,
+    started: std::time::Duration,
+    clock: Instant,
+    flags: ResponseFlags,
+    details: &'static str,
+    cluster_name: Str,
+    cluster: Option<Arc<Cluster>>,
+    host: Option<Arc<Host>>,
+    failure: Str,
+    local: Option<std::net::SocketAddr>,
+    attempts: u32,
+    /// From the client, to the client.
+    bytes: (u64, u64),
+    series: Option<Arc<TcpSeries>>,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(series) = &self.series {
+            series.closed.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut info = StreamInfo {
+            start: self.started,
+            duration: Some(self.clock.elapsed()),
+            flags: self.flags,
+            response_code: Some(0),
+            connection_termination_details: self.details,
+            bytes_received: self.bytes.0,
+            bytes_sent: self.bytes.1,
+            upstream_cluster_raw: &self.cluster_name,
+            upstream_failure: &self.failure,
+            upstream_local: self.local,
+            attempts: self.attempts,
+            log_type: "TcpConnectionEnd",
+            ..StreamInfo::default()
+        };
+        self.info.describe(&mut info);
+        if let Some(cluster) = &self.cluster {
+            info.upstream_cluster = cluster.stat_name();
+        }
+        if let Some(host) = &self.host {
+            info.upstream_host = Some(&host.address);
+        }
+        let shared = &self.info.worker.shared;
+        shared.logs.record(
+            &self.proxy.access_log,
+            &info,
+            Default::default(),
+            fastrand::u64(..),
+        );
+    }
+}
+
+/// Serves one connection.
+pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stream) {
+    let mut record = Record {
+        started: crate::logs::now(),
+        clock: Instant::now(),
+        flags: ResponseFlags::NONE,
+        details: "",
+        cluster_name: proxy
+            .cluster(fastrand::u64(..))
+            .cloned()
+            .unwrap_or_default(),
+        cluster: None,
+        host: None,
+        failure: Str::default(),
+        local: None,
+        attempts: 0,
+        bytes: (0, 0),
+        series: None,
+        info: Rc::clone(&info),
+        proxy: Arc::clone(&proxy),
+    };
+    if info
+        .chain
+        .config
+        .filters
+        .iter()
+        .any(|filter| matches!(filter.kind, NetworkFilterKind::SniCluster))
+    {
+        record.cluster_name = info.inspected.server_name.clone();
+    }
+    if !authorized(&info) {
+        record.details = "rbac_access_denied";
+        return;
+    }
+    let Some((upstream, facts)) = connect(&mut record).await else {
+        return;
+    };
+    record.local = facts.local;
+    record.series = istio_series(&record, &facts);
+    if let Some(series) = &record.series {
+        series.opened.fetch_add(1, Ordering::Relaxed);
+    }
+    let host = record.host.clone();
+    let _active = host.as_ref().map(|host| host.state.active.enter());
+    let copied = copy(&mut record, stream, upstream);
+    match proxy.max_duration {
+        Some(limit) => {
+            if tokio::time::timeout(limit, copied).await.is_err() {
+                record.flags.add(ResponseFlags::DURATION_TIMEOUT);
+            }
+        }
+        None => copied.await,
+    }
+}
+
+fn authorized(info: &ConnInfo) -> bool {
+    info.chain.config.filters.iter().all(|filter| {
+        let NetworkFilterKind::Rbac(rbac) = &filter.kind else {
+            return true;
+        };
+        let Some(rules) = &rbac.rules else {
+            return true;
+        };
+        info.with_facts(|connection| {
+            let facts = AuthzFacts::<SimpleRequest> {
+                request: None,
+                connection,
+                remote_ip: info.remote.ip(),
+                peer: info.tls.as_ref().and_then(|tls| tls.peer.as_ref()),
+                metadata: None,
+                filter_state: &[],
+            };
+            rules.judge(&facts).allowed
+        })
+    })
+}
+
+/// Connects, trying further hosts as configured.
+async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
+    let worker = Rc::clone(&record.info.worker);
+    let Some(cluster) = worker.shared.clusters.get(&record.cluster_name) else {
+        record.flags.add(ResponseFlags::NO_CLUSTER_FOUND);
+        return None;
+    };
+    record.cluster = Some(Arc::clone(&cluster));
+    let mut tried = Vec::new();
+    for _ in 0..record.proxy.max_connect_attempts.max(1) {
+        let host = match &cluster.config.kind {
+            ClusterKind::OriginalDst(settings) => {
+                let mut destination = record.info.local;
+                if let Some(port) = settings.port_override {
+                    destination.set_port(port);
+                }
+                Some(cluster.original_destination(destination))
+            }
+            _ => {
+                let hash = record
+                    .proxy
+                    .hash_source_ip
+                    .then(|| source_hash(record.info.remote.ip()));
+                cluster.pick(hash, &tried, 3)
+            }
+        };
+        let Some(host) = host else {
+            cluster
+                .stats
+                .rq_none_healthy
+                .fetch_add(1, Ordering::Relaxed);
+            record.flags.add(ResponseFlags::NO_HEALTHY_UPSTREAM);
+            return None;
+        };
+        record.attempts += 1;
+        record.host = Some(Arc::clone(&host));
+        tried.push(host.state.id);
+        match worker
+            .pools
+            .connect(&cluster, &host, &ConnectionNeeds::default())
+            .await
+        {
+            Ok(connected) => {
+                worker.shared.clusters.report(&cluster, &host, 200);
+                return Some(connected);
+            }
+            Err(ConnectError::Overflow) => {
+                record.flags.add(ResponseFlags::UPSTREAM_OVERFLOW);
+                return None;
+            }
+            Err(error) => {
+                worker.shared.clusters.report(&cluster, &host, 503);
+                record.failure = error.transport_failure().unwrap_or_default();
+            }
+        }
+    }
+    record.flags.add(
+        ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
+    );
+    None
+}
+
+fn source_hash(ip: std::net::IpAddr) -> u64 {
+    meltemi_traffic::hash::xx64(ip.to_string().as_bytes(), 0)
+}
+
+/// The Istio series of this connection, when the chain has `istio.stats`.
+fn istio_series(record: &Record, facts: &ConnFacts) -> Option<Arc<TcpSeries>> {
+    let info = &record.info;
+    let has_stats = |kind: &NetworkFilterKind| matches!(kind, NetworkFilterKind::IstioStats(_));
+    info.chain
+        .config
+        .filters
+        .iter()
+        .find(|filter| has_stats(&filter.kind))?;
+    let shared = &info.worker.shared;
+    let own = shared.identity.peer.clone();
+    let [service, service_name, service_namespace] =
+        service_of(record.cluster.as_deref(), None).unwrap_or_default();
+    let workload = record
+        .host
+        .as_ref()
+        .and_then(|host| host.endpoint.istio_workload())
+        .map(Peer::from_workload);
+    let own_uri = info
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.local_uris.first().cloned())
+        .unwrap_or_default();
+    let peer_uri = facts
+        .peer
+        .as_ref()
+        .and_then(|peer| peer.uri_sans.first().cloned())
+        .unwrap_or_default();
+    let mutual = info.is_mutual_tls();
+    let inbound = info.listener.config.direction == Direction::Inbound;
+    let labels = Labels {
+        reporter: if inbound {
+            Reporter::Destination
+        } else {
+            Reporter::Source
+        },
+        source: if inbound {
+            Peer::default()
+        } else {
+            own.clone()
+        },
+        source_principal: if inbound {
+            info.peer_principal().cloned().unwrap_or_default()
+        } else {
+            shared
+                .own_principal()
+                .filter(|_| facts.tls)
+                .unwrap_or_default()
+        },
+        destination: if inbound {
+            own
+        } else {
+            workload.unwrap_or_default()
+        },
+        destination_principal: if inbound { own_uri } else { peer_uri },
+        service,
+        service_name,
+        service_namespace,
+        protocol: "tcp",
+        response_code: None,
+        grpc_status: None,
+        flags: record.flags,
+        security: match (inbound, mutual) {
+            (false, _) => "unknown",
+            (true, true) => "mutual_tls",
+            (true, false) => "none",
+        },
+    };
+    shared.istio.tcp(labels)
+}
+
+/// One direction of a copy.
+struct OneWay {
+    buffer: BytesMut,
+    /// Grows while reads fill it.
+    size: usize,
+    state: CopyState,
+    bytes: u64,
+    unflushed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CopyState {
+    Running,
+    /// The source ended; its end is to be passed on.
+    Ending,
+    Done,
+}
+
+impl OneWay {
+    fn new() -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            size: SMALL_BUFFER,
+            state: CopyState::Running,
+            bytes: 0,
+            unflushed: false,
+        }
+    }
+
+    /// Moves bytes until one side has to wait. Ready when the end was passed on.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        idle: &mut IdleTimer,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            while !self.buffer.is_empty() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.buffer.advance(written);
+                self.bytes += written as u64;
+                self.unflushed = true;
+                idle.touch();
+            }
+            match self.state {
+                CopyState::Done => return Poll::Ready(Ok(())),
+                CopyState::Ending => {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    self.state = CopyState::Done;
+                    continue;
+                }
+                CopyState::Running => {}
+            }
+            match self.poll_read(cx, from) {
+                Poll::Ready(Ok(0)) => self.state = CopyState::Ending,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                        self.unflushed = false;
+                    }
+                    // An idle connection holds no buffer.
+                    self.buffer = BytesMut::new();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Stream) -> Poll<io::Result<usize>> {
+        if self.buffer.capacity() < self.size {
+            self.buffer.reserve(self.size);
+        }
+        let read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(from, &mut self.buffer));
+        let count = ready!(read.poll(cx))?;
+        if count >= self.size {
+            self.size = LARGE_BUFFER;
+        }
+        Poll::Ready(Ok(count))
+    }
+}
+
+/// Copies both ways until both ends were passed on, one side failed, or nothing moved for too long.
+async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
+    let mut idle = IdleTimer::new(record.proxy.idle_timeout);
+    let (mut up, mut down) = (OneWay::new(), OneWay::new());
+    std::future::poll_fn(|cx| {
+        let sent = up.poll(cx, &mut client, &mut upstream, &mut idle);
+        let received = down.poll(cx, &mut upstream, &mut client, &mut idle);
+        if let Some(series) = &record.series {
+            series
+                .received
+                .fetch_add(up.bytes - record.bytes.0, Ordering::Relaxed);
+            series
+                .sent
+                .fetch_add(down.bytes - record.bytes.1, Ordering::Relaxed);
+        }
+        record.bytes = (up.bytes, down.bytes);
+        match (sent, received) {
+            (Poll::Ready(Err(_)), _)
+            | (_, Poll::Ready(Err(_)))
+            | (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                return Poll::Ready(());
+            }
+            _ => {}
+        }
+        idle.poll(cx)
+    })
+    .await;
+}
