@@ -9,7 +9,7 @@
 //! Request path: `server` accepts and terminates TLS, `router` answers public paths and asks
 //! [`auth`] who is calling and whether they may, `rest` executes, [`admission`] completes and
 //! judges, [`store`] makes it durable and feeds the watches. The surface modules are pure functions
-//! over JSON.
+//! over JSON. `flow.md` beside this file follows a request through them.
 
 // === Surface: pure functions over JSON ===
 pub mod apply;
@@ -116,8 +116,20 @@ pub enum Error {
     /// Certificates.
     #[error(transparent)]
     Pki(#[from] pki::PkiError),
+    /// Two servers on one directory.
+    #[error(
+        "the state directory {} is used by another API server; stop that one or choose another directory with --state",
+        path.display()
+    )]
+    StateInUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The database.
-    #[error("cannot open the object store in {}: {source}; is another API server using this state directory?", path.display())]
+    #[error(
+        "cannot open the object store {}: {source}; free or allow space there, or choose another directory with --state",
+        path.display()
+    )]
     Store {
         /// The database file.
         path: PathBuf,
@@ -223,9 +235,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let tokens = Tokens::new(&pki.service_account_key).map_err(|e| failed(e.to_string()))?;
     let dialer = Dialer::new(&pki.ca, &pki.kubelet_client, paths.egress.clone())
         .map_err(|e| failed(e.to_string()))?;
-    let failed = |source| Error::Store {
-        path: paths.database.clone(),
-        source,
+    let failed = |source| match source {
+        StoreError::InUse => Error::StateInUse {
+            path: config.state_dir.clone(),
+        },
+        source => Error::Store {
+            path: paths.database.clone(),
+            source,
+        },
     };
     let store = Store::open(&paths.database, config.store).map_err(failed)?;
     let (stop, stopping) = watch::channel(false);

@@ -445,4 +445,25 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let labels = [field(1, b"a"), field(2, b"b")].concat();
+        let metadata = [field(1, b"shop"), field(11, &labels)].concat();
+        let good = envelope(
+            "apps/v1",
+            "Deployment",
+            &[field(1, &metadata), field(2, &[8, 3])].concat(),
+        );
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(MAGIC.len()..bytes.len());
+                bytes[at] = random.u8(..);
+            }
+            bytes.truncate(random.usize(MAGIC.len()..=bytes.len()));
+            let _ = decode(&bytes);
+        }
+    }
 }

@@ -270,6 +270,7 @@ impl ApiError {
             StoreError::Expired { oldest } => Self::expired(format!(
                 "The provided resource version is too old, the oldest available is {oldest}"
             )),
+            StoreError::InUse => Self::internal("the store is in use"),
             StoreError::Storage { reason } => Self::internal(format!("storage: {reason}")),
             StoreError::Closed => Self::unavailable("the server is shutting down"),
         }

@@ -133,6 +133,9 @@ pub enum StoreError {
         /// Oldest revision from which a watch can resume.
         oldest: u64,
     },
+    /// Another process has the database open.
+    #[error("another process has the database open")]
+    InUse,
     /// Disk trouble; nothing of the write is visible.
     #[error("storage: {reason}")]
     Storage {

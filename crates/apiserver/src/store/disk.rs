@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition,
 };
 
 use super::memory::Loaded;
@@ -98,8 +99,11 @@ impl Disk {
         match &self.medium {
             Medium::File(path) => {
                 let fresh = !path.exists();
-                let database = builder.create(path).map_err(|e| StoreError::Storage {
-                    reason: format!("open {}: {e}", path.display()),
+                let database = builder.create(path).map_err(|error| match error {
+                    DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
+                    other => StoreError::Storage {
+                        reason: other.to_string(),
+                    },
                 })?;
                 if fresh {
                     sync_parent(path)?;

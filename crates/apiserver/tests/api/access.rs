@@ -146,7 +146,13 @@ async fn starting_twice_says_what_is_in_the_way() {
     let error = meltemi_apiserver::start(same)
         .await
         .expect_err("the store is taken");
-    assert!(error.to_string().contains("another API server"), "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the state directory {} is used by another API server; stop that one or choose another directory with --state",
+            server.state.path().display()
+        )
+    );
 }
 
 #[tokio::test]
