@@ -4,7 +4,7 @@
 //! each container ([`container`]) and reports the pod's status ([`status`], [`reporter`]). State is
 //! observed, never asserted: what a status says has happened to a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,6 +90,7 @@ impl Kubelet {
     /// Follows the pods until the task is dropped.
     pub(crate) async fn run(self: Arc<Self>, queue: WorkQueue<Key>) {
         self.stores.synced().await;
+        self.remove_stale_files();
         let kubelet = &self;
         let again = queue.clone();
         queue
@@ -120,20 +121,18 @@ impl Kubelet {
                     });
                 }
             }
-            if !handle.task.is_finished() {
-                return;
-            }
-            pods.remove(key);
+            return;
         }
         let Some(pod) = pod else { return };
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         if node.is_some_and(|node| node != &*self.settings.node_name) || is_gated(&pod) {
             return;
         }
+        if pod_facts::is_deleting(&pod) {
+            // Nothing of it runs here (any more): no worker, no containers.
+            return self.delete_ended(&pod);
+        }
         if pod_facts::is_ended(&pod) {
-            if pod_facts::is_deleting(&pod) {
-                self.delete_ended(&pod);
-            }
             return;
         }
         pods.insert(key.clone(), self.start_worker(pod, queue.clone()));
@@ -146,10 +145,14 @@ impl Kubelet {
         let (pod, latest) = watch::channel(pod);
         let (wish, wishes) = watch::channel(Wish::AsWritten);
         let worker = Worker::new(Arc::clone(self), latest, wishes, Arc::clone(&runtime));
+        let (kubelet, own) = (Arc::clone(self), uid.clone());
         let task = Task::spawn(async move {
             worker.run().await;
-            // The name may have a new pod by now. The task has to end first.
-            queue.add_after(key, std::time::Duration::from_millis(1));
+            // Forgets this worker, then looks again: the name may have a new pod by now. Nothing is
+            // awaited after this, so it does not matter that the handle ends its own task.
+            let ended = kubelet.forget(&key, &own);
+            queue.add(key);
+            drop(ended);
         });
         Handle {
             uid,
@@ -160,9 +163,39 @@ impl Kubelet {
         }
     }
 
-    /// A pod that ended under an earlier process of this node has no worker to delete it.
+    fn forget(&self, key: &Key, uid: &str) -> Option<Handle> {
+        let mut pods = self.pods.lock();
+        if pods.get(key).is_some_and(|handle| handle.uid == uid) {
+            pods.remove(key)
+        } else {
+            None
+        }
+    }
+
+    /// Removes the files of pods that are gone, deleted while no node was there to see it.
+    fn remove_stale_files(&self) {
+        let pods = self.stores.pods.list();
+        let known: BTreeSet<&str> = pods
+            .iter()
+            .filter_map(|pod| pod.metadata.uid.as_deref())
+            .collect();
+        for entry in std::fs::read_dir(&self.settings.pods_dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if !known.contains(&*entry.file_name().to_string_lossy())
+                && let Err(error) = std::fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "files of a pod that is gone not removed");
+            }
+        }
+    }
+
+    /// A pod without worker that is to be deleted: ended or left by an earlier process of this node.
     fn delete_ended(&self, pod: &Arc<Pod>) {
         let meta = pod.metadata.clone();
+        let files = self.pod_directory(pod);
         let api: meltemi_kube::Api<Pod> = meltemi_kube::Api::namespaced(
             self.client.clone(),
             meta.namespace.as_deref().unwrap_or_default(),
@@ -178,6 +211,7 @@ impl Kubelet {
             {
                 tracing::warn!(%error, "ended pod not deleted");
             }
+            let _ = std::fs::remove_dir_all(files);
         });
     }
 
@@ -198,6 +232,18 @@ impl Kubelet {
             .lock()
             .get(&Key::new(namespace, name))
             .map(|handle| Arc::clone(&handle.runtime))
+    }
+
+    /// The log of a container that ended under an earlier process of this node.
+    fn log_on_disk(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        previous: bool,
+    ) -> Option<Arc<logs::LogFile>> {
+        let pod = self.stores.pods.find(namespace, pod)?;
+        logs::LogFile::newest(&self.log_directory(&pod, container), previous)
     }
 
     fn event(

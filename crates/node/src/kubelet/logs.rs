@@ -72,6 +72,24 @@ impl LogFile {
         Ok(log)
     }
 
+    /// The newest log of a container (or the one before) that an earlier process of this node left.
+    pub(crate) fn newest(directory: &Path, previous: bool) -> Option<Arc<Self>> {
+        let runs = fs::read_dir(directory).ok()?.flatten();
+        let mut runs: Vec<u32> = runs
+            .filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_string_lossy()
+                    .strip_suffix(".log")?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        runs.sort_unstable();
+        let run = runs.iter().rev().nth(usize::from(previous))?;
+        Self::finished(directory.join(format!("{run}.log"))).ok()
+    }
+
     /// Tells how far the log has come.
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()

@@ -184,9 +184,9 @@ impl Schedule {
 
 /// The first pauses of a probe that waits for a container to come up. Kubernetes waits a whole
 /// period; a pod on this machine is up long before that, and a local attempt costs next to nothing.
-const QUICK: [u64; 4] = [20, 40, 80, 150];
+const QUICK: [u64; 4] = [20, 30, 50, 75];
 /// Every later quick pause.
-const QUICK_REST: u64 = 250;
+const QUICK_REST: u64 = 100;
 
 /// What a loop of attempts reports.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -206,21 +206,20 @@ fn logs(
     (namespace, pod, container): (&str, &str, &str),
     query: &Query,
 ) -> Response<Body> {
-    let Some(runtime) = kubelet.find(namespace, pod) else {
-        return text(
-            StatusCode::NOT_FOUND,
-            format!("pod {namespace}/{pod} does not run on this node"),
-        );
-    };
     let previous = query.flag("previous");
-    let found = runtime.read(|state| {
-        let record = state.containers.get(container)?;
-        Some(if previous {
-            record.previous_log.clone()
-        } else {
-            record.log.clone()
-        })
-    });
+    let found = match kubelet.find(namespace, pod) {
+        Some(runtime) => runtime.read(|state| {
+            let record = state.containers.get(container)?;
+            Some(if previous {
+                record.previous_log.clone()
+            } else {
+                record.log.clone()
+            })
+        }),
+        None => kubelet
+            .log_on_disk(namespace, pod, container, previous)
+            .map(Some),
+    };
     let log = match found {
         None => {
             let message = format!("container {container} is not valid for pod {pod}");

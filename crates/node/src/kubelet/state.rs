@@ -72,6 +72,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) started: bool,
     /// The running process, for exec and signals.
     pub(crate) process: Option<ProcessId>,
+    /// Its environment, for exec.
+    pub(crate) env: Arc<[(String, String)]>,
     pub(crate) container_id: String,
     /// The log of the present (or last) run, and of the run before.
     pub(crate) log: Option<Arc<LogFile>>,
@@ -192,6 +194,7 @@ impl ContainerRecord {
             ready: false,
             started: false,
             process: None,
+            env: Arc::default(),
             container_id: String::new(),
             log: None,
             previous_log: None,

@@ -71,8 +71,15 @@ fn fetch(address: &str, path: &str) -> ExitCode {
     };
     let target = found.next().expect("an address");
     println!("resolved {target}");
-    let mut stream =
-        TcpStream::connect_timeout(&target, Duration::from_secs(5)).expect("a connection");
+    // Rules follow endpoints, a moment later.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut stream = loop {
+        match TcpStream::connect_timeout(&target, Duration::from_secs(1)) {
+            Ok(stream) => break stream,
+            Err(error) if Instant::now() > deadline => panic!("no connection: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("written");
     let mut text = String::new();

@@ -114,6 +114,7 @@ impl Supervisor {
             .update_container(&self.container.name, |record| {
                 record.doing = Doing::Running { since };
                 record.process = Some(running.id);
+                record.env = env.as_slice().into();
                 record.container_id.clone_from(&container_id);
                 record.ready = false;
                 record.started = false;

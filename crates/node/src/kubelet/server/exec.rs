@@ -60,13 +60,11 @@ pub(super) fn start(
             format!("pod {namespace}/{pod} does not run on this node"),
         );
     };
-    let process = runtime.read(|state| {
-        state
-            .containers
-            .get(container)
-            .and_then(|record| record.process)
+    let running = runtime.read(|state| {
+        let record = state.containers.get(container)?;
+        Some((record.process?, record.env.to_vec()))
     });
-    let Some(process) = process else {
+    let Some((process, env)) = running else {
         let message =
             format!("unable to upgrade connection: container not found (\"{container}\")");
         return text(StatusCode::NOT_FOUND, message);
@@ -86,7 +84,7 @@ pub(super) fn start(
     };
     let spec = ProcessSpec {
         argv: command,
-        env: exec_environment(),
+        env: exec_environment(env, wanted.tty),
         cwd: None,
     };
     let spawner = kubelet.spawner.clone();
@@ -106,15 +104,12 @@ pub(super) fn start(
     })
 }
 
-/// The process inherits nothing from us; a shell finds programs by this.
-fn exec_environment() -> Vec<(String, String)> {
-    [
-        ("PATH", crate::kubelet::image::DEFAULT_PATH),
-        ("HOME", "/tmp"),
-        ("TERM", "xterm"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec()
+/// The container's own environment; a terminal needs a type as well.
+fn exec_environment(mut env: Vec<(String, String)>, tty: bool) -> Vec<(String, String)> {
+    if tty && !env.iter().any(|(name, _)| name == "TERM") {
+        env.push(("TERM".to_owned(), "xterm".to_owned()));
+    }
+    env
 }
 
 /// Answers a WebSocket upgrade and runs `session` on the connection.
