@@ -6,6 +6,7 @@
 //! source; time and randomness are arguments. Nothing here knows protobuf.
 
 pub mod access;
+pub mod balance;
 pub mod breaker;
 pub mod chain;
 pub mod cluster;
