@@ -11,7 +11,6 @@ use http::header::{
 use http::{Method, StatusCode};
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::hcm::{ConnectionManager, EscapedSlashes, StripPort, Underscores};
-use meltemi_traffic::headers::RequestHead;
 use meltemi_traffic::path;
 use meltemi_traffic::select::without_port;
 use std::net::IpAddr;
