@@ -69,6 +69,11 @@ pub fn apply(
     let shape = Shape::of(resource);
     let mut config = applied.clone();
     drop_foreign(resource, writer.subresource, &mut config);
+    if let Some(why) = walk::bad_list(&config, &shape) {
+        return Err(ApplyError::Invalid(format!(
+            "failed to create typed patch object: {why}"
+        )));
+    }
     let empty = json!({});
     let current = live.unwrap_or(&empty);
     let mut managers = Managers::read(current);

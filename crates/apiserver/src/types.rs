@@ -3,6 +3,8 @@
 //! Built once, on first use, from the generated JSON schemas; decoding, strategic merge patch and server-side apply
 //! walk it. It knows nothing of CRDs (their schemas are in [`crate::schema`]).
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod facts;
 pub(crate) mod roots;
 

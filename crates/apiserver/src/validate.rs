@@ -10,6 +10,7 @@ mod decode;
 mod defaults;
 mod meta;
 pub mod names;
+mod others;
 mod pod;
 mod service;
 mod strategy;
@@ -45,19 +46,6 @@ pub fn decode(resource: &Resource, object: &mut Value) -> Result<Vec<String>, De
             .map(|path| format!("unknown field {path:?}")),
     );
     Ok(unknown)
-}
-
-/// [`decode`] for a kind that is only posted to a subresource: `Scale`, `TokenRequest`, `Eviction`.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decode_kind(
-    group: &str,
-    version: &str,
-    kind: &str,
-    object: &mut Value,
-) -> Result<Vec<String>, DecodeError> {
-    decode::decode_as(group, version, kind, object)
 }
 
 /// The duplicate keys of a JSON body, as messages: `duplicate field "spec.replicas"`.
@@ -144,7 +132,7 @@ fn kind_rules(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<F
         }
         ("rbac.authorization.k8s.io", kind) => config::role_binding(kind, object),
         ("admissionregistration.k8s.io", _) => config::webhooks(object),
-        _ => Vec::new(),
+        (group, kind) => others::check(group, kind, object),
     }
 }
 
@@ -181,5 +169,7 @@ pub fn warnings(resource: &Resource, _object: &Value) -> Vec<String> {
         .collect()
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

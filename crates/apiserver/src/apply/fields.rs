@@ -206,7 +206,8 @@ impl FieldSet {
     }
 }
 
-fn show(step: &str) -> String {
+/// A step as Kubernetes prints it: `.name`, `[name="a"]`, `[="value"]`.
+pub(super) fn show(step: &str) -> String {
     if let Some(name) = step.strip_prefix("f:") {
         return format!(".{name}");
     }

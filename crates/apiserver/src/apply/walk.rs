@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::FieldSet;
+use super::fields::{self, FieldSet};
 use super::shape::{List, Shape};
 
 /// The fields that a configuration sets.
@@ -34,6 +34,51 @@ fn own(value: &Value, shape: &Shape<'_>, path: &mut Vec<String>, set: &mut Field
             }
         }
         _ => set.insert(path),
+    }
+}
+
+/// The first list of identified items that has one twice, or one without its keys:
+/// `.spec.ports: duplicate entries for key [port=80]`.
+pub(super) fn bad_list(config: &Value, shape: &Shape<'_>) -> Option<String> {
+    bad_list_at(config, shape, &mut Vec::new())
+}
+
+fn bad_list_at(value: &Value, shape: &Shape<'_>, path: &mut Vec<String>) -> Option<String> {
+    match value {
+        Value::Object(map) if !shape.is_atomic() => {
+            let depth = path.len();
+            map.iter().find_map(|(name, child)| {
+                path.push(format!("f:{name}"));
+                let found = bad_list_at(child, &shape.field(name, depth), path);
+                path.pop();
+                found
+            })
+        }
+        Value::Array(items) if shape.list() != List::Atomic => {
+            let mut seen = std::collections::HashSet::new();
+            for (i, item) in items.iter().enumerate() {
+                let place = || path.iter().map(|s| fields::show(s)).collect::<String>();
+                let Some(step) = shape.step(item) else {
+                    let why = "associative list with keys has an element that omits a key field";
+                    return Some(format!("{}: element {i}: {why}", place()));
+                };
+                if !seen.insert(step.clone()) {
+                    return Some(format!(
+                        "{}: duplicate entries for key {}",
+                        place(),
+                        fields::show(&step)
+                    ));
+                }
+                path.push(step);
+                let found = bad_list_at(item, &shape.item(), path);
+                path.pop();
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        }
+        _ => None,
     }
 }
 

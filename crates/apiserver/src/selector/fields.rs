@@ -136,7 +136,8 @@ fn unescape(value: &str) -> String {
 }
 
 fn unsupported(resource: &Resource, field: &str) -> String {
-    if resource.custom.is_some() {
+    let has_own = !extra_fields(&resource.group, &resource.kind).is_empty();
+    if resource.custom.is_some() || has_own {
         format!("field label not supported: {field}")
     } else {
         format!(

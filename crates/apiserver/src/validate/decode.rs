@@ -18,21 +18,11 @@ struct Place {
 
 /// Checks an object against its kind's types; see [`super::decode`].
 pub(super) fn builtin(resource: &Resource, object: &mut Value) -> Result<Vec<String>, DecodeError> {
-    decode_as(&resource.group, &resource.version, &resource.kind, object)
-}
-
-/// The same for a kind given by name (a subresource's `Scale` or `TokenRequest`).
-pub(super) fn decode_as(
-    group: &str,
-    version: &str,
-    kind: &str,
-    object: &mut Value,
-) -> Result<Vec<String>, DecodeError> {
-    let types = Types::get();
-    let Some(root) = types.root(group, version, kind) else {
-        return Ok(Vec::new());
-    };
-    run(object, root).map_err(DecodeError)
+    let root = Types::get().root(&resource.group, &resource.version, &resource.kind);
+    root.map_or_else(
+        || Ok(Vec::new()),
+        |root| run(object, root).map_err(DecodeError),
+    )
 }
 
 /// Checks only `metadata`, for kinds whose types are not known here (CRDs).

@@ -38,6 +38,7 @@ pub(super) fn builtin(resource: &Resource, object: &mut Value) {
 /// Sets a member that is absent.
 fn set(object: &mut Value, key: &str, value: Value) {
     if let Some(map) = object.as_object_mut()
+        && !value.is_null()
         && map.get(key).is_none_or(Value::is_null)
     {
         map.insert(key.to_owned(), value);
