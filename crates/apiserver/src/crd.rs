@@ -213,10 +213,13 @@ type Compiled = (Arc<Schema>, [u8; 32], Arc<[u8]>);
 /// How many schemas are kept between a CRD's validation and its acceptance: the versions of a few CRDs.
 const RECENT: usize = 6;
 
+/// A compiled schema that its resources own.
+type Unowned = (Weak<Schema>, Weak<[u8]>);
+
 /// The schemas in use.
 #[derive(Default)]
 struct InUse {
-    by_digest: HashMap<[u8; 32], (Weak<Schema>, Weak<[u8]>)>,
+    by_digest: HashMap<[u8; 32], Unowned>,
     recent: VecDeque<(Arc<Schema>, Arc<[u8]>)>,
 }
 
