@@ -1,6 +1,3 @@
-//! Istio's own filters: who the peer is ([`peer`]) and the standard metrics about both ends ([`stats`]).
+//! Istio's own filters: what two sidecars tell each other ([`peer`]). The metrics that use it are in `telemetry`.
 
 pub mod peer;
-pub mod stats;
-
-pub use peer::Peer;

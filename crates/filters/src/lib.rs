@@ -1,7 +1,7 @@
 //! Filters with state or encodings of their own.
 //!
-//! Policy maths (fault, RBAC, CORS) is `traffic`'s and is called by the driver; here is what is more than a decision:
-//! Istio's peer metadata and standard metrics.
+//! Policy maths (fault, RBAC, CORS) is called by the driver from `traffic`; here is what is more than a decision:
+//! the peer metadata that two sidecars exchange.
 //!
 //! Never here: sockets, routing, the order of filters.
 

@@ -14,8 +14,6 @@ mod request;
 mod respond;
 mod xfcc;
 
-pub(crate) use filters::service_of;
-
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;

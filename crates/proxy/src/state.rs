@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::HeaderValue;
-use meltemi_filters::istio::Peer;
-use meltemi_filters::istio::stats::Registry;
+use meltemi_filters::istio::peer;
+use meltemi_telemetry::istio::{DEFAULT_MAX_SERIES, Metrics, PeerCache, WorkloadMetadata};
 use meltemi_traffic::Str;
 use meltemi_traffic::route::RouteTable;
 use meltemi_upstream::connect::SocketDefaults;
@@ -45,7 +45,7 @@ pub struct NodeIdentity {
 #[derive(Debug)]
 pub(crate) struct OwnIdentity {
     /// The workload.
-    pub peer: Peer,
+    pub workload: WorkloadMetadata,
     /// Value of `x-envoy-peer-metadata`.
     pub metadata: HeaderValue,
     /// Value of `x-envoy-peer-metadata-id`.
@@ -55,40 +55,29 @@ pub(crate) struct OwnIdentity {
 impl OwnIdentity {
     fn of(node: &NodeIdentity) -> Self {
         let label = |key: &str| {
-            node.labels
+            let found = node
+                .labels
                 .iter()
                 .find(|(name, _)| name == key)
-                .map(|(_, value)| value.clone())
-                .filter(|v| !v.is_empty())
+                .map(|(_, value)| value.as_str());
+            found.filter(|value| !value.is_empty())
         };
-        let app = label("app");
-        let canonical =
-            label("service.istio.io/canonical-name").or_else(|| label("app.kubernetes.io/name"));
-        let revision = label("service.istio.io/canonical-revision")
-            .or_else(|| label("app.kubernetes.io/version"));
-        let version = label("version");
-        let peer = Peer {
+        let workload = WorkloadMetadata {
             name: node.name.clone(),
             namespace: node.namespace.clone(),
             workload: node.workload.clone(),
             cluster: node.cluster_id.clone(),
-            canonical_name: canonical
-                .or_else(|| app.clone())
-                .unwrap_or_else(|| node.workload.clone()),
-            canonical_revision: revision
-                .or_else(|| version.clone())
-                .unwrap_or_else(|| "latest".into()),
-            app: app.unwrap_or_default(),
-            version: version.unwrap_or_default(),
             owner: node.owner.clone(),
-        };
+            ..WorkloadMetadata::default()
+        }
+        .labelled(label);
         let value = |text: &str| {
             HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
         };
         Self {
-            metadata: value(&peer.to_header()),
+            metadata: value(&peer::encode(&workload)),
             node_id: value(&node.id),
-            peer,
+            workload,
         }
     }
 }
@@ -113,7 +102,9 @@ pub(crate) struct Shared {
     /// What metadata exchange and metrics say of us.
     pub identity: OwnIdentity,
     /// Istio's standard metrics.
-    pub istio: Registry,
+    pub istio: Metrics,
+    /// Peers by the text that described them.
+    pub peers: PeerCache,
     /// Options of upstream sockets.
     pub sockets: SocketDefaults,
     /// When the process started.
@@ -152,6 +143,7 @@ impl Shared {
         concurrency: usize,
     ) -> Arc<Self> {
         let secrets = Arc::<SecretStore>::default();
+        let identity = OwnIdentity::of(&node);
         Arc::new(Self {
             clusters: ClusterManager::new(Arc::clone(&secrets)),
             listeners: Listeners::new(concurrency),
@@ -159,9 +151,10 @@ impl Shared {
             secrets,
             stats: Stats::default(),
             logs: LogSinks::default(),
-            identity: OwnIdentity::of(&node),
+            istio: Metrics::new(identity.workload.clone(), DEFAULT_MAX_SERIES),
+            peers: PeerCache::default(),
+            identity,
             node,
-            istio: Registry::default(),
             principal: ArcSwapOption::empty(),
             sockets,
             started: Instant::now(),

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use meltemi_filters::istio::Peer;
-use meltemi_filters::istio::stats::{Labels, Reporter, TcpSeries};
+use meltemi_telemetry::istio::{
+    Labels, Protocol, Reporter, Service, ServiceFacts, TcpConnection, WorkloadMetadata,
+};
 use meltemi_traffic::Str;
 use meltemi_traffic::access::StreamInfo;
 use meltemi_traffic::cluster::ClusterKind;
@@ -25,7 +26,6 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
-use crate::http::service_of;
 use crate::idle::IdleTimer;
 
 /// Copy buffers start small, for connections that say little, and grow with the traffic.
@@ -49,14 +49,11 @@ struct Record {
     attempts: u32,
     /// From the client, to the client.
     bytes: (u64, u64),
-    series: Option<Arc<TcpSeries>>,
+    counted: Option<TcpConnection>,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let Some(series) = &self.series {
-            series.closed.fetch_add(1, Ordering::Relaxed);
-        }
         let mut info = StreamInfo {
             start: self.started,
             duration: Some(self.clock.elapsed()),
@@ -106,7 +103,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         local: None,
         attempts: 0,
         bytes: (0, 0),
-        series: None,
+        counted: None,
         info: Rc::clone(&info),
         proxy: Arc::clone(&proxy),
     };
@@ -127,10 +124,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         return;
     };
     record.local = facts.local;
-    record.series = istio_series(&record, &facts);
-    if let Some(series) = &record.series {
-        series.opened.fetch_add(1, Ordering::Relaxed);
-    }
+    record.counted = count(&record, &facts);
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
     let copied = copy(&mut record, stream, upstream);
@@ -232,8 +226,8 @@ fn source_hash(ip: std::net::IpAddr) -> u64 {
     meltemi_traffic::hash::xx64(ip.to_string().as_bytes(), 0)
 }
 
-/// The Istio series of this connection, when the chain has `istio.stats`.
-fn istio_series(record: &Record, facts: &ConnFacts) -> Option<Arc<TcpSeries>> {
+/// Counts the connection in Istio's metrics, when the chain has `istio.stats`.
+fn count(record: &Record, facts: &ConnFacts) -> Option<TcpConnection> {
     let info = &record.info;
     let has_stats = |kind: &NetworkFilterKind| matches!(kind, NetworkFilterKind::IstioStats(_));
     info.chain
@@ -242,65 +236,54 @@ fn istio_series(record: &Record, facts: &ConnFacts) -> Option<Arc<TcpSeries>> {
         .iter()
         .find(|filter| has_stats(&filter.kind))?;
     let shared = &info.worker.shared;
-    let own = shared.identity.peer.clone();
-    let [service, service_name, service_namespace] =
-        service_of(record.cluster.as_deref(), None).unwrap_or_default();
+    let inbound = info.listener.config.direction == Direction::Inbound;
+    let (peer_principal, local_principal) = if inbound {
+        let own = info
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.local_uris.first().cloned());
+        (
+            info.peer_principal().cloned(),
+            own.filter(|_| info.is_mutual_tls()),
+        )
+    } else {
+        let peer = facts
+            .peer
+            .as_ref()
+            .and_then(|peer| peer.uri_sans.first().cloned());
+        (peer, shared.own_principal().filter(|_| facts.tls))
+    };
     let workload = record
         .host
         .as_ref()
         .and_then(|host| host.endpoint.istio_workload())
-        .map(Peer::from_workload);
-    let own_uri = info
-        .tls
+        .filter(|_| !inbound);
+    let known = record
+        .cluster
         .as_ref()
-        .and_then(|tls| tls.local_uris.first().cloned())
-        .unwrap_or_default();
-    let peer_uri = facts
-        .peer
-        .as_ref()
-        .and_then(|peer| peer.uri_sans.first().cloned())
-        .unwrap_or_default();
-    let mutual = info.is_mutual_tls();
-    let inbound = info.listener.config.direction == Direction::Inbound;
+        .and_then(|cluster| cluster.service.clone());
     let labels = Labels {
         reporter: if inbound {
             Reporter::Destination
         } else {
             Reporter::Source
         },
-        source: if inbound {
-            Peer::default()
-        } else {
-            own.clone()
-        },
-        source_principal: if inbound {
-            info.peer_principal().cloned().unwrap_or_default()
-        } else {
+        protocol: Protocol::Tcp,
+        peer: workload.and_then(|text| {
             shared
-                .own_principal()
-                .filter(|_| facts.tls)
-                .unwrap_or_default()
-        },
-        destination: if inbound {
-            own
-        } else {
-            workload.unwrap_or_default()
-        },
-        destination_principal: if inbound { own_uri } else { peer_uri },
-        service,
-        service_name,
-        service_namespace,
-        protocol: "tcp",
-        response_code: None,
-        grpc_status: None,
-        flags: record.flags,
-        security: match (inbound, mutual) {
-            (false, _) => "unknown",
-            (true, true) => "mutual_tls",
-            (true, false) => "none",
-        },
+                .peers
+                .get(text.as_bytes(), |_| WorkloadMetadata::from_endpoint(text))
+        }),
+        peer_principal: peer_principal.unwrap_or_default(),
+        local_principal: local_principal.unwrap_or_default(),
+        service: known.unwrap_or_else(|| {
+            Service::resolve(&ServiceFacts {
+                cluster: &record.cluster_name,
+                ..ServiceFacts::default()
+            })
+        }),
     };
-    shared.istio.tcp(labels)
+    Some(shared.istio.edge(&labels).connection(&record.flags.short()))
 }
 
 /// One direction of a copy.

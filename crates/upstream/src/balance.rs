@@ -48,7 +48,10 @@ impl HostSet {
 
     /// Arranges hosts, each with the weight of its locality.
     pub fn new(hosts: Vec<(Host, Option<u32>)>, config: &ClusterConfig) -> Self {
-        let (all, locality_weights) = hosts.into_iter().map(|(host, weight)| (Arc::new(host), weight)).unzip();
+        let (all, locality_weights) = hosts
+            .into_iter()
+            .map(|(host, weight)| (Arc::new(host), weight))
+            .unzip();
         Self::arrange(all, locality_weights, config)
     }
 
@@ -57,17 +60,43 @@ impl HostSet {
         Self::arrange(self.all.clone(), self.locality_weights.clone(), config)
     }
 
-    fn arrange(all: Vec<Arc<Host>>, locality_weights: Vec<Option<u32>>, config: &ClusterConfig) -> Self {
-        let priorities = all.iter().map(|host| host.priority).max().map_or(0, |max| max + 1);
+    fn arrange(
+        all: Vec<Arc<Host>>,
+        locality_weights: Vec<Option<u32>>,
+        config: &ClusterConfig,
+    ) -> Self {
+        let priorities = all
+            .iter()
+            .map(|host| host.priority)
+            .max()
+            .map_or(0, |max| max + 1);
         let available = |priority: u32| -> Vec<Arc<Host>> {
-            all.iter().filter(|host| host.priority == priority && host.is_available()).cloned().collect()
+            all.iter()
+                .filter(|host| host.priority == priority && host.is_available())
+                .cloned()
+                .collect()
         };
-        let mut usable = (0..priorities).map(available).find(|hosts| !hosts.is_empty()).unwrap_or_default();
+        let mut usable = (0..priorities)
+            .map(available)
+            .find(|hosts| !hosts.is_empty())
+            .unwrap_or_default();
         if usable.is_empty() && config.lb_common.panic_threshold > 0.0 {
-            usable = all.iter().filter(|host| host.priority == 0).cloned().collect();
+            usable = all
+                .iter()
+                .filter(|host| host.priority == 0)
+                .cloned()
+                .collect();
         }
-        let weighted = usable.windows(2).any(|pair| pair[0].endpoint.weight != pair[1].endpoint.weight);
-        Self { all, locality_weights, usable, policy: config.lb.clone(), weighted }
+        let weighted = usable
+            .windows(2)
+            .any(|pair| pair[0].endpoint.weight != pair[1].endpoint.weight);
+        Self {
+            all,
+            locality_weights,
+            usable,
+            policy: config.lb.clone(),
+            weighted,
+        }
     }
 
     /// Every host, usable or not.
@@ -105,16 +134,26 @@ impl HostSet {
             LbPolicy::LeastRequest(_) => {
                 let first = at(pick.random[0].wrapping_add(attempt))?;
                 let second = at(pick.random[1].wrapping_add(attempt.rotate_left(3)))?;
-                Some(if second.state.active.get() < first.state.active.get() { second } else { first })
+                Some(if second.state.active.get() < first.state.active.get() {
+                    second
+                } else {
+                    first
+                })
             }
             LbPolicy::Random => at(pick.random[0].wrapping_add(attempt)),
-            LbPolicy::RingHash(_) | LbPolicy::Maglev(_) => at(pick.hash.unwrap_or(pick.random[0]).wrapping_add(attempt)),
+            LbPolicy::RingHash(_) | LbPolicy::Maglev(_) => {
+                at(pick.hash.unwrap_or(pick.random[0]).wrapping_add(attempt))
+            }
             LbPolicy::RoundRobin(_) | LbPolicy::ClusterProvided => at(turn),
         }
     }
 
     fn by_weight(&self, turn: u64) -> Option<&Arc<Host>> {
-        let total: u64 = self.usable.iter().map(|host| u64::from(host.endpoint.weight.max(1))).sum();
+        let total: u64 = self
+            .usable
+            .iter()
+            .map(|host| u64::from(host.endpoint.weight.max(1)))
+            .sum();
         let mut left = turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % total;
         for host in &self.usable {
             let weight = u64::from(host.endpoint.weight.max(1));

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use meltemi_telemetry::istio::{Service, ServiceFacts};
 use meltemi_traffic::Str;
-use meltemi_traffic::cluster::{Cluster as ClusterConfig, Thresholds, Transport as TransportConfig};
+use meltemi_traffic::cluster::{
+    Cluster as ClusterConfig, Thresholds, Transport as TransportConfig,
+};
 use meltemi_traffic::endpoint::{Address, Endpoint, Health, Locality};
 
 use crate::balance::{HostSet, Pick};
@@ -177,6 +180,8 @@ pub struct Cluster {
     pub hosts: ArcSwap<HostSet>,
     /// Its counters.
     pub stats: Arc<ClusterStats>,
+    /// The service that it declares, as metrics name it.
+    pub service: Option<Service>,
     /// Ready for traffic: the first endpoints have arrived.
     pub warm: AtomicBool,
     breakers: [Breaker; 2],
@@ -281,18 +286,36 @@ pub struct Discovered {
 
 impl Cluster {
     /// A cluster without hosts; `old` is its previous version, whose state is carried over.
-    pub fn new(config: Arc<ClusterConfig>, secrets: &Arc<SecretStore>, old: Option<&Self>) -> Arc<Self> {
+    pub fn new(
+        config: Arc<ClusterConfig>,
+        secrets: &Arc<SecretStore>,
+        old: Option<&Self>,
+    ) -> Arc<Self> {
         let state = old.map_or_else(Arc::default, |old| Arc::clone(&old.state));
         let stats = old.map_or_else(Arc::default, |old| Arc::clone(&old.stats));
         let mut breakers = state.breakers.clone();
         for (breaker, limits) in breakers.iter_mut().zip(config.breakers) {
             breaker.limits = limits;
         }
-        let sockets = config.transport.matches.iter().map(|entry| &entry.transport);
-        let transports =
-            sockets.chain(std::iter::once(&config.transport.default)).map(|socket| transport(socket, secrets)).collect();
+        let sockets = config
+            .transport
+            .matches
+            .iter()
+            .map(|entry| &entry.transport);
+        let transports = sockets
+            .chain(std::iter::once(&config.transport.default))
+            .map(|socket| transport(socket, secrets))
+            .collect();
         let hosts = ArcSwap::from_pointee(HostSet::empty());
-        Arc::new(Self { config, hosts, stats, warm: AtomicBool::new(false), breakers, state, transports })
+        Arc::new(Self {
+            config,
+            hosts,
+            stats,
+            warm: AtomicBool::new(false),
+            breakers,
+            state,
+            transports,
+        })
     }
 
     /// The breaker of a priority.
@@ -309,7 +332,10 @@ impl Cluster {
             if present.contains_key(&found.target) {
                 continue;
             }
-            let state = known.get(&found.target).cloned().unwrap_or_else(HostState::new);
+            let state = known
+                .get(&found.target)
+                .cloned()
+                .unwrap_or_else(HostState::new);
             state.removed.store(false, Ordering::Relaxed);
             present.insert(found.target.clone(), Arc::clone(&state));
             hosts.push((self.host(found, state), found.locality_weight));
@@ -319,18 +345,26 @@ impl Cluster {
                 state.removed.store(true, Ordering::Relaxed);
             }
         }
-        if known.len() != present.len() || known.keys().any(|target| !present.contains_key(target)) {
+        if known.len() != present.len() || known.keys().any(|target| !present.contains_key(target))
+        {
             self.stats.membership_change.fetch_add(1, Ordering::Relaxed);
         }
         *known = present;
-        self.hosts.store(Arc::new(HostSet::new(hosts, &self.config)));
+        self.hosts
+            .store(Arc::new(HostSet::new(hosts, &self.config)));
         self.warm.store(true, Ordering::Release);
     }
 
     /// The host of an ORIGINAL_DST cluster for a destination, made when it is new.
     pub fn original_destination(&self, destination: std::net::SocketAddr) -> Arc<Host> {
         let target = Target::Tcp(destination);
-        let state = Arc::clone(self.state.hosts.lock().entry(target.clone()).or_insert_with(HostState::new));
+        let state = Arc::clone(
+            self.state
+                .hosts
+                .lock()
+                .entry(target.clone())
+                .or_insert_with(HostState::new),
+        );
         let found = Discovered {
             endpoint: Arc::new(Endpoint::new(Address::Socket(destination))),
             target,
@@ -351,12 +385,24 @@ impl Cluster {
     pub fn pick(&self, hash: Option<u64>, avoid: &[u64], attempts: u32) -> Option<Arc<Host>> {
         let turn = self.state.turn.fetch_add(1, Ordering::Relaxed);
         let random = [fastrand::u64(..), fastrand::u64(..)];
-        self.hosts.load().pick(&Pick { hash, turn, random, avoid, attempts }).cloned()
+        self.hosts
+            .load()
+            .pick(&Pick {
+                hash,
+                turn,
+                random,
+                avoid,
+                attempts,
+            })
+            .cloned()
     }
 
     /// Forgets destinations of an ORIGINAL_DST cluster without connections.
     pub fn forget_idle_destinations(&self) {
-        self.state.hosts.lock().retain(|_, state| state.cx_active.get() > 0 || state.active.get() > 0);
+        self.state
+            .hosts
+            .lock()
+            .retain(|_, state| state.cx_active.get() > 0 || state.active.get() > 0);
     }
 
     /// A host that nothing is known of yet, outside the cluster's set (dynamic forward proxy).
@@ -379,7 +425,10 @@ impl Cluster {
     fn transport_index(&self, endpoint: &Endpoint) -> usize {
         let chosen = self.config.transport.select(&endpoint.metadata);
         let matches = &self.config.transport.matches;
-        matches.iter().position(|entry| std::ptr::eq(&entry.transport, chosen)).unwrap_or(matches.len())
+        matches
+            .iter()
+            .position(|entry| std::ptr::eq(&entry.transport, chosen))
+            .unwrap_or(matches.len())
     }
 
     /// Name for statistics.
@@ -391,7 +440,10 @@ impl Cluster {
 fn transport(config: &TransportConfig, secrets: &Arc<SecretStore>) -> Arc<Transport> {
     let tls = match config {
         TransportConfig::Raw | TransportConfig::ProxyProtocol(..) => None,
-        TransportConfig::Tls(settings) => Some(ClientContext::new(Arc::clone(settings), Arc::clone(secrets))),
+        TransportConfig::Tls(settings) => Some(ClientContext::new(
+            Arc::clone(settings),
+            Arc::clone(secrets),
+        )),
     };
     Arc::new(Transport { id: next_id(), tls })
 }

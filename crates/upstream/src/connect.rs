@@ -103,8 +103,16 @@ pub async fn dial(dial: Dial<'_>) -> Result<Stream, ConnectError> {
 
 async fn dial_inner(dial: Dial<'_>) -> Result<Stream, ConnectError> {
     let socket = match dial.target {
-        Target::Tcp(address) => Socket::tcp(connect_tcp(*address, &dial).await.map_err(|error| socket_error(&error))?),
-        Target::Unix(path) => Socket::unix(connect_unix(path).await.map_err(|error| socket_error(&error))?),
+        Target::Tcp(address) => Socket::tcp(
+            connect_tcp(*address, &dial)
+                .await
+                .map_err(|error| socket_error(&error))?,
+        ),
+        Target::Unix(path) => Socket::unix(
+            connect_unix(path)
+                .await
+                .map_err(|error| socket_error(&error))?,
+        ),
     };
     match dial.tls {
         None => Ok(Stream::Plain(socket)),
@@ -113,7 +121,11 @@ async fn dial_inner(dial: Dial<'_>) -> Result<Stream, ConnectError> {
 }
 
 async fn connect_tcp(address: SocketAddr, dial: &Dial<'_>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     let options = socket_options(dial.bind, dial.keepalive, dial.defaults);
     options.apply(&socket)?;
     let source = std::iter::once(&dial.bind.source)
@@ -126,7 +138,11 @@ async fn connect_tcp(address: SocketAddr, dial: &Dial<'_>) -> io::Result<TcpStre
     socket.connect(address).await
 }
 
-fn socket_options(bind: &BindConfig, keepalive: Option<KeepAlive>, defaults: SocketDefaults) -> SocketOptions {
+fn socket_options(
+    bind: &BindConfig,
+    keepalive: Option<KeepAlive>,
+    defaults: SocketDefaults,
+) -> SocketOptions {
     SocketOptions {
         mark: defaults.mark,
         freebind: bind.freebind,
@@ -146,7 +162,13 @@ pub fn raw_options(options: &[SocketOption]) -> Vec<(i32, i32, RawValue)> {
     let number = |value: i64| i32::try_from(value).unwrap_or(-1);
     options
         .iter()
-        .map(|option| (number(option.level), number(option.name), RawValue::Bytes(option.value.clone())))
+        .map(|option| {
+            (
+                number(option.level),
+                number(option.name),
+                RawValue::Bytes(option.value.clone()),
+            )
+        })
         .collect()
 }
 
@@ -163,11 +185,19 @@ async fn connect_unix(path: &str) -> io::Result<UnixStream> {
     }
 }
 
-async fn handshake(socket: Socket, context: &ClientContext, dial: &Dial<'_>) -> Result<Stream, ConnectError> {
+async fn handshake(
+    socket: Socket,
+    context: &ClientContext,
+    dial: &Dial<'_>,
+) -> Result<Stream, ConnectError> {
     let config = context.config().map_err(|error| tls_error(&error))?;
     let settings = context.settings();
-    let name = dial.sni.filter(|sni| !sni.is_empty()).unwrap_or(&settings.sni);
-    let server_name = server_name(name).ok_or_else(|| ConnectError::Tls("invalid server name".into()))?;
+    let name = dial
+        .sni
+        .filter(|sni| !sni.is_empty())
+        .unwrap_or(&settings.sni);
+    let server_name =
+        server_name(name).ok_or_else(|| ConnectError::Tls("invalid server name".into()))?;
     let config = if !config.enable_sni && !name.is_empty() {
         let mut with_name = rustls::ClientConfig::clone(&config);
         with_name.enable_sni = true;
@@ -177,10 +207,14 @@ async fn handshake(socket: Socket, context: &ClientContext, dial: &Dial<'_>) -> 
     };
     let connector = tokio_rustls::TlsConnector::from(config);
     let connecting = match dial.alpn {
-        Some(alpn) => connector.with_alpn(alpn.to_vec()).connect(server_name, socket),
+        Some(alpn) => connector
+            .with_alpn(alpn.to_vec())
+            .connect(server_name, socket),
         None => connector.connect(server_name, socket),
     };
-    let stream = connecting.await.map_err(|error| ConnectError::Tls(format!("TLS_error:{error}").into()))?;
+    let stream = connecting
+        .await
+        .map_err(|error| ConnectError::Tls(format!("TLS_error:{error}").into()))?;
     Ok(Stream::Client(Box::new(stream)))
 }
 
@@ -194,7 +228,13 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
 }
 
 fn socket_error(error: &io::Error) -> ConnectError {
-    ConnectError::Socket(format!("delayed_connect_error:_{}", error.raw_os_error().unwrap_or_default()).into())
+    ConnectError::Socket(
+        format!(
+            "delayed_connect_error:_{}",
+            error.raw_os_error().unwrap_or_default()
+        )
+        .into(),
+    )
 }
 
 fn tls_error(error: &TlsError) -> ConnectError {

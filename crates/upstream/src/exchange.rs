@@ -100,8 +100,12 @@ impl From<Http1Error> for StreamError {
         use meltemi_wire::http1::body::BodyError;
         use meltemi_wire::http1::head::HeadError;
         match error {
-            Http1Error::Closed | Http1Error::Io(_) | Http1Error::Body(BodyError::Truncated) => Self::Terminated,
-            Http1Error::Head(HeadError::TooLarge | HeadError::TooManyHeaders) => Self::HeadersTooLarge,
+            Http1Error::Closed | Http1Error::Io(_) | Http1Error::Body(BodyError::Truncated) => {
+                Self::Terminated
+            }
+            Http1Error::Head(HeadError::TooLarge | HeadError::TooManyHeaders) => {
+                Self::HeadersTooLarge
+            }
             Http1Error::Head(error) => Self::Protocol(error.to_string()),
             Http1Error::Body(error) => Self::Protocol(error.to_string()),
             Http1Error::LengthMismatch => Self::LocalReset,
@@ -118,9 +122,9 @@ impl From<h2::Error> for StreamError {
             Some(Reason::REFUSED_STREAM) => Self::Refused,
             Some(Reason::NO_ERROR) if error.is_go_away() => Self::Refused,
             Some(_) if error.is_reset() && error.is_remote() => Self::RemoteReset,
-            Some(Reason::PROTOCOL_ERROR | Reason::FLOW_CONTROL_ERROR | Reason::COMPRESSION_ERROR) => {
-                Self::Protocol(error.to_string())
-            }
+            Some(
+                Reason::PROTOCOL_ERROR | Reason::FLOW_CONTROL_ERROR | Reason::COMPRESSION_ERROR,
+            ) => Self::Protocol(error.to_string()),
             Some(_) if error.is_go_away() => Self::Terminated,
             _ => Self::LocalReset,
         }
@@ -133,7 +137,13 @@ pub struct Exchange(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Http1 { lease: Http1Lease, method: Method, limits: HeadLimits, reusable: bool, responded: bool },
+    Http1 {
+        lease: Http1Lease,
+        method: Method,
+        limits: HeadLimits,
+        reusable: bool,
+        responded: bool,
+    },
     Http2(Http2Exchange),
 }
 
@@ -150,7 +160,11 @@ impl Exchange {
     ///
     /// # Errors
     /// When the connection cannot take a request any more or the head cannot be expressed in HTTP/2.
-    pub fn start(lease: Lease, request: &Outgoing<'_>, limits: HeadLimits) -> Result<Self, StreamError> {
+    pub fn start(
+        lease: Lease,
+        request: &Outgoing<'_>,
+        limits: HeadLimits,
+    ) -> Result<Self, StreamError> {
         match lease {
             Lease::Http1(mut lease) => {
                 let framing = match request.body {
@@ -158,20 +172,41 @@ impl Exchange {
                     BodyKind::Length(length) => Framing::Length(length),
                     BodyKind::Stream => Framing::Chunked,
                 };
-                let target = if *request.method == Method::CONNECT { request.authority } else { request.path };
-                lease.conn.send_request(request.method, target, request.authority, request.headers, framing);
+                let target = if *request.method == Method::CONNECT {
+                    request.authority
+                } else {
+                    request.path
+                };
+                lease.conn.send_request(
+                    request.method,
+                    target,
+                    request.authority,
+                    request.headers,
+                    framing,
+                );
                 if request.body == BodyKind::Tunnel {
                     lease.conn.switch_output_to_raw();
                 }
                 let method = request.method.clone();
-                Ok(Self(Kind::Http1 { lease, method, limits, reusable: false, responded: false }))
+                Ok(Self(Kind::Http1 {
+                    lease,
+                    method,
+                    limits,
+                    reusable: false,
+                    responded: false,
+                }))
             }
             Lease::Http2(mut lease) => {
                 let head = http2_head(request)?;
                 let finished = request.body == BodyKind::None;
                 let (response, send) = lease.sender().send_request(head, finished)?;
                 let send = http2::Send::new(send, finished);
-                Ok(Self(Kind::Http2(Http2Exchange { lease, response: Some(response), send, recv: None })))
+                Ok(Self(Kind::Http2(Http2Exchange {
+                    lease,
+                    response: Some(response),
+                    send,
+                    recv: None,
+                })))
             }
         }
     }
@@ -190,9 +225,18 @@ impl Exchange {
     }
 
     /// The next response head: interim ones (1xx) first, then the final one.
-    pub fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseStart, StreamError>> {
+    pub fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseStart, StreamError>> {
         match &mut self.0 {
-            Kind::Http1 { lease, method, limits, reusable, responded } => {
+            Kind::Http1 {
+                lease,
+                method,
+                limits,
+                reusable,
+                responded,
+            } => {
                 let head = ready!(lease.conn.poll_response(cx, limits, method))?;
                 let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS
                     || (*method == Method::CONNECT && head.status.is_success());
@@ -206,7 +250,12 @@ impl Exchange {
                     Framing::Length(length) => ResponseLength::Known(length),
                     Framing::Chunked | Framing::UntilClose => ResponseLength::Unknown,
                 };
-                Poll::Ready(Ok(ResponseStart { status: head.status, headers: head.headers, body, tunnel }))
+                Poll::Ready(Ok(ResponseStart {
+                    status: head.status,
+                    headers: head.headers,
+                    body,
+                    tunnel,
+                }))
             }
             Kind::Http2(stream) => stream.poll_response(cx),
         }
@@ -216,7 +265,9 @@ impl Exchange {
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamError>> {
         match &mut self.0 {
             Kind::Http1 { lease, .. } => lease.conn.poll_body(cx).map_err(StreamError::from),
-            Kind::Http2(Http2Exchange { recv: Some(recv), .. }) => recv.poll_body(cx).map_err(StreamError::from),
+            Kind::Http2(Http2Exchange {
+                recv: Some(recv), ..
+            }) => recv.poll_body(cx).map_err(StreamError::from),
             Kind::Http2(_) => Poll::Ready(Ok(Piece::End(None))),
         }
     }
@@ -224,7 +275,9 @@ impl Exchange {
     /// The whole response was taken.
     pub fn response_finished(&self) -> bool {
         match &self.0 {
-            Kind::Http1 { lease, responded, .. } => *responded && lease.conn.body_finished(),
+            Kind::Http1 {
+                lease, responded, ..
+            } => *responded && lease.conn.body_finished(),
             Kind::Http2(stream) => stream.recv.as_ref().is_some_and(http2::Recv::is_finished),
         }
     }
@@ -269,7 +322,10 @@ impl Exchange {
     /// Writes what is queued.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match &mut self.0 {
-            Kind::Http1 { lease, .. } => lease.conn.poll_flush(cx).map_err(|_| StreamError::Terminated),
+            Kind::Http1 { lease, .. } => lease
+                .conn
+                .poll_flush(cx)
+                .map_err(|_| StreamError::Terminated),
             Kind::Http2(stream) => stream.send.poll_flush(cx).map_err(StreamError::from),
         }
     }
@@ -278,8 +334,17 @@ impl Exchange {
     /// A stream whose response is complete before its request is reset without blame.
     pub fn finish(self) {
         match self.0 {
-            Kind::Http1 { lease, reusable, responded, .. } => {
-                if reusable && responded && lease.conn.body_finished() && lease.conn.output_finished() {
+            Kind::Http1 {
+                lease,
+                reusable,
+                responded,
+                ..
+            } => {
+                if reusable
+                    && responded
+                    && lease.conn.body_finished()
+                    && lease.conn.output_finished()
+                {
                     lease.release();
                 }
             }
@@ -307,7 +372,12 @@ impl Http2Exchange {
         if let Poll::Ready(Some(Ok(interim))) = future.poll_informational(cx) {
             let (head, ()) = interim.into_parts();
             let body = ResponseLength::Empty;
-            return Poll::Ready(Ok(ResponseStart { status: head.status, headers: head.headers, body, tunnel: false }));
+            return Poll::Ready(Ok(ResponseStart {
+                status: head.status,
+                headers: head.headers,
+                body,
+                tunnel: false,
+            }));
         }
         let response = ready!(std::pin::Pin::new(future).poll(cx))?;
         self.response = None;
@@ -318,19 +388,36 @@ impl Http2Exchange {
             content_length(&head.headers).map_or(ResponseLength::Unknown, ResponseLength::Known)
         };
         self.recv = Some(http2::Recv::new(body));
-        Poll::Ready(Ok(ResponseStart { status: head.status, headers: head.headers, body: length, tunnel: false }))
+        Poll::Ready(Ok(ResponseStart {
+            status: head.status,
+            headers: head.headers,
+            body: length,
+            tunnel: false,
+        }))
     }
 }
 
 fn http2_head(request: &Outgoing<'_>) -> Result<http::Request<()>, StreamError> {
     let invalid = |error: http::Error| StreamError::Protocol(error.to_string());
     let uri = if *request.method == Method::CONNECT {
-        Uri::builder().authority(request.authority.as_ref()).build().map_err(invalid)?
+        Uri::builder()
+            .authority(request.authority.as_ref())
+            .build()
+            .map_err(invalid)?
     } else {
-        let scheme = if request.https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP };
+        let scheme = if request.https {
+            http::uri::Scheme::HTTPS
+        } else {
+            http::uri::Scheme::HTTP
+        };
         let path = http::uri::PathAndQuery::from_maybe_shared(request.path.clone())
             .map_err(|error| StreamError::Protocol(error.to_string()))?;
-        Uri::builder().scheme(scheme).authority(request.authority.as_ref()).path_and_query(path).build().map_err(invalid)?
+        Uri::builder()
+            .scheme(scheme)
+            .authority(request.authority.as_ref())
+            .path_and_query(path)
+            .build()
+            .map_err(invalid)?
     };
     let mut head = http::Request::new(());
     *head.method_mut() = request.method.clone();
@@ -338,14 +425,18 @@ fn http2_head(request: &Outgoing<'_>) -> Result<http::Request<()>, StreamError> 
     *head.version_mut() = http::Version::HTTP_2;
     *head.headers_mut() = request.headers.clone();
     if let BodyKind::Length(length) = request.body {
-        head.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+        head.headers_mut()
+            .insert(http::header::CONTENT_LENGTH, length.into());
     }
     Ok(head)
 }
 
 /// The value of a well-formed Content-Length.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    std::str::from_utf8(headers.get(http::header::CONTENT_LENGTH)?.as_bytes()).ok()?.parse().ok()
+    std::str::from_utf8(headers.get(http::header::CONTENT_LENGTH)?.as_bytes())
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Text for `%UPSTREAM_PROTOCOL%`.

@@ -126,7 +126,11 @@ impl Conn {
 
     /// Reads more; 0 is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let large = self.last_read >= LARGE_FROM || self.body_in.remaining().is_some_and(|left| left >= 16 * 1024);
+        let large = self.last_read >= LARGE_FROM
+            || self
+                .body_in
+                .remaining()
+                .is_some_and(|left| left >= 16 * 1024);
         let count = if large {
             self.input.reserve(LARGE_READ);
             ready!(poll_read_buf(&mut self.stream, cx, &mut self.input))?
@@ -157,7 +161,11 @@ impl Conn {
                 return Poll::Ready(Ok(Some(head)));
             }
             if ready!(self.poll_fill(cx))? == 0 {
-                return Poll::Ready(if self.input.is_empty() { Ok(None) } else { Err(Http1Error::Closed) });
+                return Poll::Ready(if self.input.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(Http1Error::Closed)
+                });
             }
         }
     }
@@ -205,8 +213,16 @@ impl Conn {
     }
 
     /// Queues a request head.
-    pub fn send_request(&mut self, method: &Method, target: &[u8], host: &[u8], headers: &HeaderMap, framing: Framing) {
-        self.output.encode(|dst| encode::request(dst, method, target, host, headers, framing));
+    pub fn send_request(
+        &mut self,
+        method: &Method,
+        target: &[u8],
+        host: &[u8],
+        headers: &HeaderMap,
+        framing: Framing,
+    ) {
+        self.output
+            .encode(|dst| encode::request(dst, method, target, host, headers, framing));
         self.body_out = match framing {
             Framing::None => BodyOut::Done,
             Framing::Length(length) => BodyOut::Length(length),
@@ -223,7 +239,8 @@ impl Conn {
         connection: Option<&str>,
         sends_body: bool,
     ) {
-        self.output.encode(|dst| encode::response(dst, status, headers, body, connection));
+        self.output
+            .encode(|dst| encode::response(dst, status, headers, body, connection));
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
@@ -254,14 +271,17 @@ impl Conn {
     pub fn send_data(&mut self, data: Bytes) -> Result<(), Http1Error> {
         match &mut self.body_out {
             BodyOut::Length(left) => {
-                *left = left.checked_sub(data.len() as u64).ok_or(Http1Error::LengthMismatch)?;
+                *left = left
+                    .checked_sub(data.len() as u64)
+                    .ok_or(Http1Error::LengthMismatch)?;
                 if *left == 0 {
                     self.body_out = BodyOut::Done;
                 }
                 self.output.push(data);
             }
             BodyOut::Chunked => {
-                self.output.encode(|dst| encode::chunk_size(dst, data.len()));
+                self.output
+                    .encode(|dst| encode::chunk_size(dst, data.len()));
                 self.output.push(data);
                 self.output.encode(|dst| dst.extend_from_slice(b"\r\n"));
             }
@@ -317,7 +337,11 @@ impl Conn {
 }
 
 /// Reads into the spare capacity of `buf`.
-fn poll_read_buf(stream: &mut Stream, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+fn poll_read_buf(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    buf: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
     let future = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(stream, buf));
     // `read_buf` keeps no state between polls, so a fresh future continues where the last one stopped.
     future.poll(cx)

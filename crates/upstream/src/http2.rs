@@ -20,7 +20,10 @@ pub struct Recv {
 impl Recv {
     /// Wraps the body of a request or response.
     pub fn new(stream: RecvStream) -> Self {
-        Self { finished: stream.is_end_stream(), stream }
+        Self {
+            finished: stream.is_end_stream(),
+            stream,
+        }
     }
 
     /// The next piece; never [`Piece::NeedMore`].
@@ -73,7 +76,11 @@ enum End {
 impl Send {
     /// Wraps the sending half; `finished` when the head ended the stream already.
     pub fn new(stream: SendStream<Bytes>, finished: bool) -> Self {
-        Self { stream, waiting: Bytes::new(), end: if finished { End::Sent } else { End::Open } }
+        Self {
+            stream,
+            waiting: Bytes::new(),
+            end: if finished { End::Sent } else { End::Open },
+        }
     }
 
     /// Takes data to send; only call while not [`Self::congested`].

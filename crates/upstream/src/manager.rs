@@ -97,7 +97,10 @@ impl ClusterManager {
             inner.resolvers.remove(name);
         }
         for config in configs {
-            let old = table.get(&config.name).or_else(|| inner.warming.get(&config.name)).cloned();
+            let old = table
+                .get(&config.name)
+                .or_else(|| inner.warming.get(&config.name))
+                .cloned();
             let cluster = Cluster::new(config, &self.secrets, old.as_deref());
             self.start(&mut inner, &cluster);
             let name = cluster.config.name.clone();
@@ -114,15 +117,21 @@ impl ClusterManager {
     /// Takes an endpoint assignment; clusters that waited for it become active.
     pub fn set_assignment(&self, assignment: Arc<Assignment>) {
         let mut inner = self.inner.lock();
-        inner.assignments.insert(assignment.cluster.clone(), Arc::clone(&assignment));
+        inner
+            .assignments
+            .insert(assignment.cluster.clone(), Arc::clone(&assignment));
         for cluster in self.clusters.load().values() {
             if eds_name(cluster) == Some(&assignment.cluster) {
                 cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
                 cluster.set_hosts(&literal_hosts(&assignment));
             }
         }
-        let waiting: Vec<_> =
-            inner.warming.values().filter(|cluster| eds_name(cluster) == Some(&assignment.cluster)).cloned().collect();
+        let waiting: Vec<_> = inner
+            .warming
+            .values()
+            .filter(|cluster| eds_name(cluster) == Some(&assignment.cluster))
+            .cloned()
+            .collect();
         for cluster in waiting {
             cluster.set_hosts(&literal_hosts(&assignment));
             self.activate(&mut inner, cluster);
@@ -158,7 +167,9 @@ impl ClusterManager {
                     cluster.set_hosts(&literal_hosts(assignment));
                 }
             }
-            ClusterKind::StrictDns(dns) | ClusterKind::LogicalDns(dns) | ClusterKind::DynamicForwardProxy(dns) => {
+            ClusterKind::StrictDns(dns)
+            | ClusterKind::LogicalDns(dns)
+            | ClusterKind::DynamicForwardProxy(dns) => {
                 let logical = matches!(cluster.config.kind, ClusterKind::LogicalDns(_));
                 let task = tokio::spawn(resolve::keep_resolved(
                     Arc::downgrade(self),
@@ -175,7 +186,10 @@ impl ClusterManager {
     /// does not exist.
     pub(crate) fn resolved(&self, cluster: &Arc<Cluster>) {
         let mut inner = self.inner.lock();
-        let waiting = inner.warming.get(&cluster.config.name).is_some_and(|waiting| Arc::ptr_eq(waiting, cluster));
+        let waiting = inner
+            .warming
+            .get(&cluster.config.name)
+            .is_some_and(|waiting| Arc::ptr_eq(waiting, cluster));
         if waiting {
             self.activate(&mut inner, Arc::clone(cluster));
         }
@@ -183,14 +197,24 @@ impl ClusterManager {
 
     /// Reports how a request to a host ended; ejects the host when outlier detection says so.
     pub fn report(&self, cluster: &Cluster, host: &Host, status: u16) {
-        let counter = if status < 500 { &host.state.rq_success } else { &host.state.rq_error };
+        let counter = if status < 500 {
+            &host.state.rq_success
+        } else {
+            &host.state.rq_error
+        };
         counter.fetch_add(1, Ordering::Relaxed);
-        let Some(settings) = &cluster.config.outlier else { return };
+        let Some(settings) = &cluster.config.outlier else {
+            return;
+        };
         if !host.state.outlier.report(settings, status) {
             return;
         }
         let hosts = cluster.hosts.load();
-        let ejected = hosts.all().iter().filter(|host| host.state.outlier.is_ejected()).count();
+        let ejected = hosts
+            .all()
+            .iter()
+            .filter(|host| host.state.outlier.is_ejected())
+            .count();
         if crate::outlier::may_eject(settings, ejected, hosts.all().len()) {
             host.state.outlier.eject(settings, self.started.elapsed());
             cluster.rebuild_hosts();
@@ -218,7 +242,10 @@ impl ClusterManager {
         };
         {
             let mut inner = self.inner.lock();
-            let last = inner.swept.entry(cluster.config.name.clone()).or_insert(now);
+            let last = inner
+                .swept
+                .entry(cluster.config.name.clone())
+                .or_insert(now);
             if now < last.saturating_add(interval) {
                 return;
             }
@@ -250,7 +277,12 @@ fn eds_name(cluster: &Cluster) -> Option<&Str> {
 pub(crate) fn literal_hosts(assignment: &Assignment) -> Vec<Discovered> {
     let groups = assignment.localities.iter();
     groups
-        .flat_map(|group| group.endpoints.iter().map(move |endpoint| (group, endpoint)))
+        .flat_map(|group| {
+            group
+                .endpoints
+                .iter()
+                .map(move |endpoint| (group, endpoint))
+        })
         .filter_map(|(group, endpoint)| {
             let target = match &endpoint.address {
                 Address::Socket(address) => Target::Tcp(*address),

@@ -58,19 +58,30 @@ impl Outlier {
     /// Ejects the host.
     pub fn eject(&self, settings: &OutlierDetection, now: Duration) {
         let times = self.multiplier.fetch_add(1, Ordering::Relaxed) + 1;
-        let length = settings.base_ejection.saturating_mul(times).min(settings.max_ejection);
+        let length = settings
+            .base_ejection
+            .saturating_mul(times)
+            .min(settings.max_ejection);
         let until = now + length;
-        self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.until.store(
+            u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
         self.ejected.store(true, Ordering::Relaxed);
     }
 
     /// Part of the sweep; true when the host comes back.
     pub fn sweep(&self, now: Duration) -> bool {
         if !self.is_ejected() {
-            let _ = self.multiplier.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| times.checked_sub(1));
+            let _ = self
+                .multiplier
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| {
+                    times.checked_sub(1)
+                });
             return false;
         }
-        let due = u64::try_from(now.as_millis()).unwrap_or(u64::MAX) >= self.until.load(Ordering::Relaxed);
+        let due = u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+            >= self.until.load(Ordering::Relaxed);
         if due {
             self.consecutive_5xx.store(0, Ordering::Relaxed);
             self.consecutive_gateway.store(0, Ordering::Relaxed);

@@ -67,7 +67,11 @@ impl Output {
     }
 
     /// Writes everything; returns the bytes written by this call once all is out.
-    pub fn poll_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_flush(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.waiting > 0 {
             let written = ready!(self.poll_write(stream, cx))?;
             if written == 0 {
@@ -88,7 +92,11 @@ impl Output {
             return Pin::new(stream).poll_write(cx, &self.tail);
         }
         let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
-        let parts = self.queue.iter().map(|bytes| &bytes[..]).chain(std::iter::once(&self.tail[..]));
+        let parts = self
+            .queue
+            .iter()
+            .map(|bytes| &bytes[..])
+            .chain(std::iter::once(&self.tail[..]));
         let mut count = 0;
         for (slice, part) in slices.iter_mut().zip(parts) {
             *slice = io::IoSlice::new(part);

@@ -161,7 +161,8 @@ impl Http1Lease {
     /// Gives the connection back for the next request.
     pub fn release(mut self) {
         let served = self.served + 1;
-        let done = self.max_requests.is_some_and(|max| served >= max) || self.host.state.is_removed();
+        let done =
+            self.max_requests.is_some_and(|max| served >= max) || self.host.state.is_removed();
         if done {
             return;
         }
@@ -211,7 +212,11 @@ impl Drop for Http2Lease {
 impl Pools {
     /// Empty pools of a worker.
     pub fn new(defaults: SocketDefaults) -> Rc<Self> {
-        Rc::new(Self { http1: RefCell::default(), http2: RefCell::default(), defaults })
+        Rc::new(Self {
+            http1: RefCell::default(),
+            http2: RefCell::default(),
+            defaults,
+        })
     }
 
     /// Lends a connection to `host` that speaks `protocol`, dialling one when none is free.
@@ -225,7 +230,11 @@ impl Pools {
         protocol: UpstreamProtocol,
         needs: &ConnectionNeeds,
     ) -> Result<Lease, ConnectError> {
-        let key = Key { host: host.state.id, transport: host.transport.id, needs: needs.clone() };
+        let key = Key {
+            host: host.state.id,
+            transport: host.transport.id,
+            needs: needs.clone(),
+        };
         match protocol {
             UpstreamProtocol::Http2 => self.acquire_http2(cluster, host, key).await,
             UpstreamProtocol::Auto => self.acquire_auto(cluster, host, key).await,
@@ -234,7 +243,9 @@ impl Pools {
                     return Ok(Lease::Http1(lease));
                 }
                 let (stream, facts) = self.connect(cluster, host, needs).await?;
-                Ok(Lease::Http1(self.lease_http1(stream, facts, cluster, host, key)))
+                Ok(Lease::Http1(
+                    self.lease_http1(stream, facts, cluster, host, key),
+                ))
             }
         }
     }
@@ -281,10 +292,16 @@ impl Pools {
                 Ok((stream, facts))
             }
             Err(error) => {
-                cluster.stats.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+                cluster
+                    .stats
+                    .cx_connect_fail
+                    .fetch_add(1, Ordering::Relaxed);
                 host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
                 if matches!(error, ConnectError::Timeout) {
-                    cluster.stats.cx_connect_timeout.fetch_add(1, Ordering::Relaxed);
+                    cluster
+                        .stats
+                        .cx_connect_timeout
+                        .fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error)
             }
@@ -333,7 +350,12 @@ impl Pools {
         }
     }
 
-    async fn acquire_auto(self: &Rc<Self>, cluster: &Cluster, host: &Arc<Host>, key: Key) -> Result<Lease, ConnectError> {
+    async fn acquire_auto(
+        self: &Rc<Self>,
+        cluster: &Cluster,
+        host: &Arc<Host>,
+        key: Key,
+    ) -> Result<Lease, ConnectError> {
         let pool = self.http2_pool(&key);
         if let Some(lease) = pool.usable() {
             return Ok(Lease::Http2(lease));
@@ -343,12 +365,21 @@ impl Pools {
         }
         let (stream, facts) = self.connect(cluster, host, &key.needs).await?;
         if stream.alpn() == Some(b"h2") {
-            return Ok(Lease::Http2(pool.adopt(stream, facts, cluster, host).await?));
+            return Ok(Lease::Http2(
+                pool.adopt(stream, facts, cluster, host).await?,
+            ));
         }
-        Ok(Lease::Http1(self.lease_http1(stream, facts, cluster, host, key)))
+        Ok(Lease::Http1(
+            self.lease_http1(stream, facts, cluster, host, key),
+        ))
     }
 
-    async fn acquire_http2(self: &Rc<Self>, cluster: &Cluster, host: &Arc<Host>, key: Key) -> Result<Lease, ConnectError> {
+    async fn acquire_http2(
+        self: &Rc<Self>,
+        cluster: &Cluster,
+        host: &Arc<Host>,
+        key: Key,
+    ) -> Result<Lease, ConnectError> {
         let pool = self.http2_pool(&key);
         loop {
             if let Some(lease) = pool.usable() {
@@ -364,7 +395,10 @@ impl Pools {
         let dialling = Rc::new(Dialling::default());
         *pool.dialling.borrow_mut() = Some(Rc::clone(&dialling));
         // Also when this future is dropped: the waiters wake up and one of them dials.
-        let _guard = DialGuard { pool: &pool, dialling: &dialling };
+        let _guard = DialGuard {
+            pool: &pool,
+            dialling: &dialling,
+        };
         let result = match self.connect(cluster, host, &key.needs).await {
             Ok((stream, facts)) => pool.adopt(stream, facts, cluster, host).await,
             Err(error) => Err(error),
@@ -390,14 +424,17 @@ impl Pools {
         let now = Instant::now();
         self.http1.borrow_mut().retain(|_, list| {
             list.retain_mut(|idle| {
-                !idle.host.state.is_removed() && now - idle.since < idle.expires && idle.conn.is_reusable()
+                !idle.host.state.is_removed()
+                    && now - idle.since < idle.expires
+                    && idle.conn.is_reusable()
             });
             !list.is_empty()
         });
         self.http2.borrow_mut().retain(|_, pool| {
             pool.conns.borrow_mut().retain(|conn| {
                 let idle = conn.active.get() == 0;
-                let gone = conn.host.state.is_removed() || now - conn.idle_since.get() >= conn.idle_timeout;
+                let gone = conn.host.state.is_removed()
+                    || now - conn.idle_since.get() >= conn.idle_timeout;
                 !conn.closed.get() && !(idle && gone)
             });
             !pool.conns.borrow().is_empty() || pool.dialling.borrow().is_some()
@@ -435,7 +472,11 @@ impl Http2Pool {
         let options = &cluster.config.http.http2;
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(options.initial_stream_window.unwrap_or(STREAM_WINDOW))
-            .initial_connection_window_size(options.initial_connection_window.unwrap_or(CONNECTION_WINDOW))
+            .initial_connection_window_size(
+                options
+                    .initial_connection_window
+                    .unwrap_or(CONNECTION_WINDOW),
+            )
             .enable_push(false)
             .handshake::<_, Bytes>(stream)
             .await
@@ -446,7 +487,9 @@ impl Http2Pool {
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             closed: Cell::new(false),
-            max_streams: options.max_concurrent_streams.map_or(DEFAULT_MAX_STREAMS, |max| max as usize),
+            max_streams: options
+                .max_concurrent_streams
+                .map_or(DEFAULT_MAX_STREAMS, |max| max as usize),
             max_requests: cluster.config.http.max_requests_per_connection,
             idle_timeout: cluster.config.http.idle_timeout.unwrap_or(DEFAULT_IDLE),
             facts,
@@ -470,14 +513,19 @@ impl Http2Pool {
 
 impl Http2Conn {
     fn has_room(&self) -> bool {
-        let limit = self.max_streams.min(self.send.current_max_send_streams().max(1));
+        let limit = self
+            .max_streams
+            .min(self.send.current_max_send_streams().max(1));
         let fresh = self.max_requests.is_none_or(|max| self.served.get() < max);
         if self.closed.get() || !fresh || self.active.get() >= limit {
             return false;
         }
         // After GOAWAY or an error no new stream can be opened.
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let usable = !matches!(self.send.clone().poll_ready(&mut cx), std::task::Poll::Ready(Err(_)));
+        let usable = !matches!(
+            self.send.clone().poll_ready(&mut cx),
+            std::task::Poll::Ready(Err(_))
+        );
         if !usable {
             self.closed.set(true);
         }
@@ -487,6 +535,9 @@ impl Http2Conn {
     fn lease(self: &Rc<Self>) -> Http2Lease {
         self.active.set(self.active.get() + 1);
         self.served.set(self.served.get() + 1);
-        Http2Lease { conn: Rc::clone(self), send: self.send.clone() }
+        Http2Lease {
+            conn: Rc::clone(self),
+            send: self.send.clone(),
+        }
     }
 }

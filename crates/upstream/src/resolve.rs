@@ -18,7 +18,12 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_REFRESH: Duration = Duration::from_millis(100);
 
 /// Resolves the cluster's names again and again until the task is aborted. A failure keeps the last good addresses.
-pub(crate) async fn keep_resolved(manager: Weak<ClusterManager>, cluster: Arc<Cluster>, dns: Dns, logical: bool) {
+pub(crate) async fn keep_resolved(
+    manager: Weak<ClusterManager>,
+    cluster: Arc<Cluster>,
+    dns: Dns,
+    logical: bool,
+) {
     loop {
         let found = discover(&cluster, &dns, logical).await;
         let pause = match found {
@@ -32,7 +37,9 @@ pub(crate) async fn keep_resolved(manager: Weak<ClusterManager>, cluster: Arc<Cl
                 dns.failure_refresh.unwrap_or(dns.refresh)
             }
         };
-        let Some(manager) = manager.upgrade() else { return };
+        let Some(manager) = manager.upgrade() else {
+            return;
+        };
         manager.resolved(&cluster);
         drop(manager);
         let jitter = dns.jitter.mul_f64(fastrand::f64());
@@ -46,16 +53,23 @@ async fn discover(cluster: &Cluster, dns: &Dns, logical: bool) -> Option<Vec<Dis
     let mut hosts = literal_hosts(assignment);
     for group in &assignment.localities {
         for endpoint in &group.endpoints {
-            let Address::Named(name, port) = &endpoint.address else { continue };
+            let Address::Named(name, port) = &endpoint.address else {
+                continue;
+            };
             let addresses = lookup(name, *port, dns.family).await?;
             let wanted = if logical { 1 } else { addresses.len() };
-            hosts.extend(addresses.into_iter().take(wanted).map(|address| Discovered {
-                endpoint: Arc::clone(endpoint),
-                target: Target::Tcp(address),
-                locality: group.locality.clone(),
-                priority: group.priority,
-                locality_weight: group.weight,
-            }));
+            hosts.extend(
+                addresses
+                    .into_iter()
+                    .take(wanted)
+                    .map(|address| Discovered {
+                        endpoint: Arc::clone(endpoint),
+                        target: Target::Tcp(address),
+                        locality: group.locality.clone(),
+                        priority: group.priority,
+                        locality_weight: group.weight,
+                    }),
+            );
         }
     }
     Some(hosts)

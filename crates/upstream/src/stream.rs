@@ -31,12 +31,18 @@ pub enum SocketKind {
 impl Socket {
     /// A socket nothing was read from yet.
     pub fn tcp(stream: TcpStream) -> Self {
-        Self { prefix: Bytes::new(), kind: SocketKind::Tcp(stream) }
+        Self {
+            prefix: Bytes::new(),
+            kind: SocketKind::Tcp(stream),
+        }
     }
 
     /// A unix socket nothing was read from yet.
     pub fn unix(stream: UnixStream) -> Self {
-        Self { prefix: Bytes::new(), kind: SocketKind::Unix(stream) }
+        Self {
+            prefix: Bytes::new(),
+            kind: SocketKind::Unix(stream),
+        }
     }
 
     /// Puts bytes back in front; they come before any that were put back earlier.
@@ -44,7 +50,11 @@ impl Socket {
         if bytes.is_empty() {
             return;
         }
-        self.prefix = if self.prefix.is_empty() { bytes } else { [bytes, self.prefix.clone()].concat().into() };
+        self.prefix = if self.prefix.is_empty() {
+            bytes
+        } else {
+            [bytes, self.prefix.clone()].concat().into()
+        };
     }
 
     /// The socket itself, for options and addresses.
@@ -67,7 +77,11 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.prefix.is_empty() {
             let count = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..count]);
@@ -82,7 +96,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             SocketKind::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
             SocketKind::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
@@ -162,7 +180,11 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Server(tls) => Pin::new(tls).poll_read(cx, buf),
@@ -172,7 +194,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Server(tls) => Pin::new(tls).poll_write(cx, buf),
@@ -228,7 +254,11 @@ impl Rewound {
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
@@ -240,7 +270,11 @@ impl AsyncRead for Rewound {
 }
 
 impl AsyncWrite for Rewound {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use meltemi_traffic::Str;
 use meltemi_traffic::tls::{
-    PeerIdentity,    CertificatePair, CertificateSource, DataSource, DownstreamTls, Secret, SecretKind, TlsCommon, TlsVersion,
-    UpstreamTls, Validation, ValidationSource,
+    CertificatePair, CertificateSource, DataSource, DownstreamTls, PeerIdentity, Secret,
+    SecretKind, TlsCommon, TlsVersion, UpstreamTls, Validation, ValidationSource,
 };
 use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::pem::PemObject;
@@ -105,11 +105,17 @@ impl SecretStore {
 
 /// Names of the secrets that a context needs.
 pub fn secret_names(common: &TlsCommon) -> Vec<Str> {
-    let certificates = common.certificates.iter().filter_map(|source| match source {
-        CertificateSource::Sds(name) => Some(name.clone()),
-        CertificateSource::Given(_) => None,
-    });
-    let validation = common.validation.iter().filter_map(|validation| validation.sds.clone());
+    let certificates = common
+        .certificates
+        .iter()
+        .filter_map(|source| match source {
+            CertificateSource::Sds(name) => Some(name.clone()),
+            CertificateSource::Given(_) => None,
+        });
+    let validation = common
+        .validation
+        .iter()
+        .filter_map(|validation| validation.sds.clone());
     certificates.chain(validation).collect()
 }
 
@@ -125,7 +131,12 @@ pub struct ServerContext {
 impl ServerContext {
     /// A context over these settings.
     pub fn new(settings: Arc<DownstreamTls>, secrets: Arc<SecretStore>) -> Self {
-        Self { settings, secrets, built: Mutex::new(None), local: Mutex::new(None) }
+        Self {
+            settings,
+            secrets,
+            built: Mutex::new(None),
+            local: Mutex::new(None),
+        }
     }
 
     /// What it was made from.
@@ -159,8 +170,15 @@ impl ServerContext {
         {
             return identity.clone();
         }
-        let key = self.settings.common.certificates.first().and_then(|source| certified_key(source, &self.secrets).ok());
-        let identity = key.and_then(|key| identity::read(key.cert.first()?)).map(Arc::new);
+        let key = self
+            .settings
+            .common
+            .certificates
+            .first()
+            .and_then(|source| certified_key(source, &self.secrets).ok());
+        let identity = key
+            .and_then(|key| identity::read(key.cert.first()?))
+            .map(Arc::new);
         *local = Some((version, identity.clone()));
         identity
     }
@@ -177,8 +195,10 @@ impl ServerContext {
         let validation = validation(common.validation.as_ref(), &self.secrets)?;
         let wants_peer = self.settings.require_client_certificate || validation.is_some();
         let builder = if wants_peer {
-            let verifier =
-                PeerVerifier::new(validation.unwrap_or_default(), self.settings.require_client_certificate)?;
+            let verifier = PeerVerifier::new(
+                validation.unwrap_or_default(),
+                self.settings.require_client_certificate,
+            )?;
             builder.with_client_cert_verifier(Arc::new(verifier))
         } else {
             builder.with_no_client_auth()
@@ -188,10 +208,16 @@ impl ServerContext {
             keys.push(certified_key(source, &self.secrets)?);
         }
         if keys.is_empty() {
-            return Err(TlsError::Pem { what: "a server certificate" });
+            return Err(TlsError::Pem {
+                what: "a server certificate",
+            });
         }
         let mut config = builder.with_cert_resolver(Arc::new(verify::CertificateChoice::new(keys)));
-        config.alpn_protocols = common.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.alpn_protocols = common
+            .alpn
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         // Resumption would skip the check of a certificate that was replaced since; the builder's own ticketer is
         // made anew with each configuration, so tickets end with any change of secrets.
         if !self.settings.disable_tickets {
@@ -214,7 +240,11 @@ pub struct ClientContext {
 impl ClientContext {
     /// A context over these settings.
     pub fn new(settings: Arc<UpstreamTls>, secrets: Arc<SecretStore>) -> Self {
-        Self { settings, secrets, built: Mutex::new(None) }
+        Self {
+            settings,
+            secrets,
+            built: Mutex::new(None),
+        }
     }
 
     /// What it was made from.
@@ -254,13 +284,20 @@ impl ClientContext {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = common.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.alpn_protocols = common
+            .alpn
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         config.enable_sni = !self.settings.sni.is_empty();
         Ok(config)
     }
 }
 
-fn versions(common: &TlsCommon, default_max: TlsVersion) -> &'static [&'static rustls::SupportedProtocolVersion] {
+fn versions(
+    common: &TlsCommon,
+    default_max: TlsVersion,
+) -> &'static [&'static rustls::SupportedProtocolVersion] {
     use rustls::version::{TLS12, TLS13};
     let min = common.min_version.unwrap_or(TlsVersion::V12);
     let max = common.max_version.unwrap_or(default_max);
@@ -274,21 +311,35 @@ fn versions(common: &TlsCommon, default_max: TlsVersion) -> &'static [&'static r
     }
 }
 
-fn validation(source: Option<&ValidationSource>, secrets: &SecretStore) -> Result<Option<Validation>, TlsError> {
-    let Some(source) = source else { return Ok(None) };
-    let Some(name) = &source.sds else { return Ok(Some(source.given.clone())) };
-    let secret = secrets.get(name).ok_or_else(|| TlsError::SecretMissing { name: name.clone() })?;
+fn validation(
+    source: Option<&ValidationSource>,
+    secrets: &SecretStore,
+) -> Result<Option<Validation>, TlsError> {
+    let Some(source) = source else {
+        return Ok(None);
+    };
+    let Some(name) = &source.sds else {
+        return Ok(Some(source.given.clone()));
+    };
+    let secret = secrets
+        .get(name)
+        .ok_or_else(|| TlsError::SecretMissing { name: name.clone() })?;
     match &secret.kind {
         SecretKind::Validation(validation) => Ok(Some(source.given.merged(validation))),
         _ => Err(TlsError::SecretKind { name: name.clone() }),
     }
 }
 
-fn certified_key(source: &CertificateSource, secrets: &SecretStore) -> Result<Arc<CertifiedKey>, TlsError> {
+fn certified_key(
+    source: &CertificateSource,
+    secrets: &SecretStore,
+) -> Result<Arc<CertifiedKey>, TlsError> {
     match source {
         CertificateSource::Given(pair) => load_pair(pair),
         CertificateSource::Sds(name) => {
-            let secret = secrets.get(name).ok_or_else(|| TlsError::SecretMissing { name: name.clone() })?;
+            let secret = secrets
+                .get(name)
+                .ok_or_else(|| TlsError::SecretMissing { name: name.clone() })?;
             match &secret.kind {
                 SecretKind::Certificate(pair) => load_pair(pair),
                 _ => Err(TlsError::SecretKind { name: name.clone() }),
@@ -300,30 +351,50 @@ fn certified_key(source: &CertificateSource, secrets: &SecretStore) -> Result<Ar
 fn load_pair(pair: &CertificatePair) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = CertificateDer::pem_slice_iter(&read(&pair.chain)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| TlsError::Pem { what: "a certificate chain" })?;
+        .map_err(|_| TlsError::Pem {
+            what: "a certificate chain",
+        })?;
     if chain.is_empty() {
-        return Err(TlsError::Pem { what: "a certificate chain" });
+        return Err(TlsError::Pem {
+            what: "a certificate chain",
+        });
     }
-    let key = PrivateKeyDer::from_pem_slice(&read(&pair.key)?).map_err(|_| TlsError::Pem { what: "a private key" })?;
-    Ok(Arc::new(CertifiedKey::from_der(chain, key, &meltemi_identity::tls::provider())?))
+    let key = PrivateKeyDer::from_pem_slice(&read(&pair.key)?).map_err(|_| TlsError::Pem {
+        what: "a private key",
+    })?;
+    Ok(Arc::new(CertifiedKey::from_der(
+        chain,
+        key,
+        &meltemi_identity::tls::provider(),
+    )?))
 }
 
 fn load_roots(source: &DataSource) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&read(source)?) {
-        let certificate = certificate.map_err(|_| TlsError::Pem { what: "trust anchors" })?;
+        let certificate = certificate.map_err(|_| TlsError::Pem {
+            what: "trust anchors",
+        })?;
         roots.add(certificate)?;
     }
-    if roots.is_empty() { Err(TlsError::Pem { what: "trust anchors" }) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(TlsError::Pem {
+            what: "trust anchors",
+        })
+    } else {
+        Ok(roots)
+    }
 }
 
 fn read(source: &DataSource) -> Result<Vec<u8>, TlsError> {
     match source {
         DataSource::Inline(bytes) => Ok(bytes.to_vec()),
-        DataSource::File(path) => {
-            std::fs::read(path.as_str()).map_err(|source| TlsError::File { path: path.clone(), source })
-        }
-        DataSource::Environment(_) => Err(TlsError::Unsupported { what: "a TLS data source in an environment variable" }),
+        DataSource::File(path) => std::fs::read(path.as_str()).map_err(|source| TlsError::File {
+            path: path.clone(),
+            source,
+        }),
+        DataSource::Environment(_) => Err(TlsError::Unsupported {
+            what: "a TLS data source in an environment variable",
+        }),
     }
 }
-

@@ -104,12 +104,8 @@ pub(super) fn counters(shared: &Shared) -> Vec<(String, u64)> {
 pub(super) fn prometheus(shared: &Shared) -> String {
     let mut out = String::new();
     shared.istio.render(&mut out);
-    let _ = writeln!(out, "# TYPE istio_build gauge");
-    let version = env!("CARGO_PKG_VERSION");
-    let _ = writeln!(
-        out,
-        "istio_build{{component=\"proxy\",tag=\"{version}\"}} 1"
-    );
+    meltemi_telemetry::istio::build_info("proxy", env!("CARGO_PKG_VERSION"), &mut out);
+    meltemi_telemetry::process::render(&mut out);
     let mut last = String::new();
     for (name, value) in metrics(shared) {
         if name.0 != last {

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{HeaderMap, ORIGIN};
-use meltemi_filters::istio::stats::{Labels, Reporter, Request as RequestFacts};
-use meltemi_filters::istio::{Peer, peer};
+use meltemi_filters::istio::peer;
+use meltemi_telemetry::istio::{
+    Labels, Outcome, Protocol, Reporter, Request as RequestFacts, Service, ServiceFacts,
+    WorkloadMetadata,
+};
 use meltemi_traffic::Str;
 use meltemi_traffic::cors::CorsDecision;
 use meltemi_traffic::fault::{ABORT_BODY, AbortKind, Fault};
@@ -167,12 +170,12 @@ fn discover_client(exchange: &mut Exchange) {
     if exchange.context.info().listener.config.direction != Direction::Inbound {
         return;
     }
-    let headers = &mut exchange.request.headers;
-    if let Some(metadata) = headers.remove(peer::METADATA) {
-        exchange.peer = Peer::from_header(metadata.as_bytes());
+    if let Some(metadata) = exchange.request.headers.remove(peer::METADATA) {
+        let peers = &exchange.context.worker().shared.peers;
+        exchange.peer = peers.get(metadata.as_bytes(), peer::decode);
         exchange.propagate_metadata = true;
     }
-    headers.remove(peer::METADATA_ID);
+    exchange.request.headers.remove(peer::METADATA_ID);
 }
 
 /// Tells the upstream's sidecar who we are, and takes what endpoint metadata says of the host.
@@ -180,7 +183,10 @@ pub(crate) fn before_attempt(exchange: &mut Exchange, host: &Host) {
     if exchange.context.runtime().istio_stats.is_some()
         && exchange.context.info().listener.config.direction != Direction::Inbound
     {
-        exchange.peer = host.endpoint.istio_workload().map(Peer::from_workload);
+        let peers = &exchange.context.worker().shared.peers;
+        let text = host.endpoint.istio_workload();
+        exchange.peer = text
+            .and_then(|text| peers.get(text.as_bytes(), |_| WorkloadMetadata::from_endpoint(text)));
     }
     let Some(settings) = exchange.context.runtime().peer_metadata.clone() else {
         return;
@@ -222,7 +228,12 @@ pub(crate) fn on_response(exchange: &mut Exchange, plan: &Plan, headers: &mut He
             }
         } else {
             if let Some(metadata) = headers.remove(peer::METADATA)
-                && let Some(found) = Peer::from_header(metadata.as_bytes())
+                && let Some(found) = exchange
+                    .context
+                    .worker()
+                    .shared
+                    .peers
+                    .get(metadata.as_bytes(), peer::decode)
             {
                 exchange.peer = Some(found);
             }
@@ -264,113 +275,74 @@ pub(crate) fn report(exchange: &Exchange, duration: Duration) {
     let shared = &exchange.context.worker().shared;
     let info = exchange.context.info();
     let inbound = info.listener.config.direction == Direction::Inbound;
-    let service = destination(exchange, settings.disable_host_fallback);
-    let own = shared.identity.peer.clone();
-    let other = exchange.peer.clone().unwrap_or_default();
-    let own_principal = info
-        .tls
-        .as_ref()
-        .and_then(|tls| tls.local_uris.first().cloned());
-    let labels = if inbound {
-        Labels {
-            reporter: Reporter::Destination,
-            source: other,
-            source_principal: info.peer_principal().cloned().unwrap_or_default(),
-            destination: own,
-            destination_principal: own_principal
-                .filter(|_| info.is_mutual_tls())
-                .unwrap_or_default(),
-            security: if info.is_mutual_tls() {
-                "mutual_tls"
-            } else {
-                "none"
-            },
-            ..skeleton(exchange, service)
-        }
+    let (peer_principal, local_principal) = if inbound {
+        let own = info
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.local_uris.first().cloned());
+        (
+            info.peer_principal().cloned(),
+            own.filter(|_| info.is_mutual_tls()),
+        )
     } else {
-        let peer_principal = exchange
+        let peer = exchange
             .upstream
             .peer
             .as_ref()
             .and_then(|peer| peer.uri_sans.first().cloned());
-        Labels {
-            source: own,
-            source_principal: shared
-                .own_principal()
-                .filter(|_| exchange.upstream.tls)
-                .unwrap_or_default(),
-            destination: other,
-            destination_principal: peer_principal.unwrap_or_default(),
-            ..skeleton(exchange, service)
-        }
+        (
+            peer,
+            shared.own_principal().filter(|_| exchange.upstream.tls),
+        )
+    };
+    let labels = Labels {
+        reporter: if inbound {
+            Reporter::Destination
+        } else {
+            Reporter::Source
+        },
+        protocol: if exchange.grpc {
+            Protocol::Grpc
+        } else {
+            Protocol::Http
+        },
+        peer: exchange.peer.clone(),
+        peer_principal: peer_principal.unwrap_or_default(),
+        local_principal: local_principal.unwrap_or_default(),
+        service: service(exchange, settings.disable_host_fallback),
+    };
+    let flags = exchange.flags.short();
+    let outcome = Outcome {
+        code: exchange.status.map(|status| status.as_u16()),
+        grpc_status: exchange.grpc_status(),
+        flags: &flags,
     };
     let facts = RequestFacts {
         duration,
         received: exchange.received,
         sent: exchange.sent,
     };
-    shared.istio.request(labels, facts);
+    shared.istio.request(&labels, outcome, facts);
 }
 
-fn skeleton(exchange: &Exchange, service: [Str; 3]) -> Labels {
-    let [service, service_name, service_namespace] = service;
-    Labels {
-        reporter: Reporter::Source,
-        source: Peer::default(),
-        source_principal: Str::default(),
-        destination: Peer::default(),
-        destination_principal: Str::default(),
-        service,
-        service_name,
-        service_namespace,
-        protocol: if exchange.grpc { "grpc" } else { "http" },
-        response_code: Some(exchange.status.map_or(0, |status| status.as_u16())),
-        grpc_status: exchange.grpc_status(),
-        flags: exchange.flags,
-        security: "unknown",
+/// The service that was called.
+fn service(exchange: &Exchange, no_host_fallback: bool) -> Service {
+    let special = matches!(exchange.route_name.as_str(), "block_all" | "allow_any");
+    if let Some(known) = exchange
+        .cluster
+        .as_ref()
+        .and_then(|cluster| cluster.service.as_ref())
+        .filter(|_| !special)
+    {
+        return known.clone();
     }
-}
-
-/// Host, name and namespace of the service that was called.
-fn destination(exchange: &Exchange, no_host_fallback: bool) -> [Str; 3] {
-    let special = match exchange.route_name.as_str() {
-        "block_all" => Some("BlackHoleCluster"),
-        "allow_any" => Some("PassthroughCluster"),
-        _ => None,
-    };
-    let authority = || {
-        let host = meltemi_traffic::select::without_port(&exchange.request.authority);
-        Str::from(String::from_utf8_lossy(host).as_ref())
-    };
-    let host_or_unknown = || {
-        if no_host_fallback {
-            Str::default()
-        } else {
-            authority()
-        }
-    };
-    service_of(exchange.cluster.as_deref(), special)
-        .unwrap_or_else(|| [host_or_unknown(), host_or_unknown(), Str::default()])
-}
-
-/// What the cluster says of its service.
-pub(crate) fn service_of(
-    cluster: Option<&Cluster>,
-    special: Option<&'static str>,
-) -> Option<[Str; 3]> {
-    let special = special.or_else(|| {
-        let name = cluster?.config.name.as_str();
-        [
-            "BlackHoleCluster",
-            "PassthroughCluster",
-            "InboundPassthroughCluster",
-        ]
-        .into_iter()
-        .find(|known| *known == name)
-    });
-    if let Some(special) = special {
-        return Some([special.into(), special.into(), Str::default()]);
-    }
-    let (host, name, namespace) = cluster?.config.istio_service()?;
-    Some([host.into(), name.into(), namespace.into()])
+    let authority = meltemi_traffic::select::without_port(&exchange.request.authority);
+    Service::resolve(&ServiceFacts {
+        declared: None,
+        cluster: &exchange.cluster_name,
+        route: &exchange.route_name,
+        authority: std::str::from_utf8(authority)
+            .ok()
+            .filter(|_| !no_host_fallback),
+    })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::HeaderMap;
-use meltemi_filters::istio::Peer;
+use meltemi_telemetry::istio::Peer;
 use meltemi_traffic::Str;
 use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls};
 use meltemi_traffic::flags::ResponseFlags;

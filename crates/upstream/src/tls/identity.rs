@@ -15,7 +15,11 @@ pub fn peer_identity(state: &rustls::CommonState, verified: bool) -> Option<Peer
 pub(super) fn read(leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
     let facts = meltemi_identity::certificate_facts(leaf).ok()?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let shared = |names: Vec<String>| names.into_iter().map(Str::from).collect();
     Some(PeerIdentity {
         uri_sans: shared(facts.uris),
@@ -29,6 +33,13 @@ pub(super) fn read(leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
 }
 
 pub(super) fn sans(peer: &PeerIdentity) -> impl Iterator<Item = (SanKind, &str)> + Clone {
-    let uris = peer.uri_sans.iter().map(|name| (SanKind::Uri, name.as_str()));
-    uris.chain(peer.dns_sans.iter().map(|name| (SanKind::Dns, name.as_str())))
+    let uris = peer
+        .uri_sans
+        .iter()
+        .map(|name| (SanKind::Uri, name.as_str()));
+    uris.chain(
+        peer.dns_sans
+            .iter()
+            .map(|name| (SanKind::Dns, name.as_str())),
+    )
 }

@@ -11,8 +11,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureAlgorithm,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureAlgorithm, SignatureScheme,
 };
 
 use super::{TlsError, identity, load_roots};
@@ -31,19 +31,35 @@ impl PeerVerifier {
     pub(super) fn new(validation: Validation, required: bool) -> Result<Self, TlsError> {
         let provider = meltemi_identity::tls::provider();
         if validation.crl.is_some() {
-            return Err(TlsError::Unsupported { what: "a certificate revocation list" });
+            return Err(TlsError::Unsupported {
+                what: "a certificate revocation list",
+            });
         }
-        let roots = validation.trusted_ca.as_ref().map(load_roots).transpose()?.map(Arc::new);
+        let roots = validation
+            .trusted_ca
+            .as_ref()
+            .map(load_roots)
+            .transpose()?
+            .map(Arc::new);
         let client = match &roots {
             Some(roots) => Some(
-                WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider))
-                    .build()
-                    .map_err(|error| Error::General(error.to_string()))?,
+                WebPkiClientVerifier::builder_with_provider(
+                    Arc::clone(roots),
+                    Arc::clone(&provider),
+                )
+                .build()
+                .map_err(|error| Error::General(error.to_string()))?,
             ),
             None => None,
         };
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Self { validation, roots, client, required, algorithms })
+        Ok(Self {
+            validation,
+            roots,
+            client,
+            required,
+            algorithms,
+        })
     }
 
     fn names(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
@@ -54,9 +70,12 @@ impl PeerVerifier {
             return Ok(());
         }
         if !self.validation.spki_hashes.is_empty() {
-            return Err(Error::General("verification by public key hash is not supported".into()));
+            return Err(Error::General(
+                "verification by public key hash is not supported".into(),
+            ));
         }
-        let peer = identity::read(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let peer =
+            identity::read(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let hashes = &self.validation.certificate_hashes;
         if !hashes.is_empty() && !hashes.contains(&peer.fingerprint_256) {
             return Err(CertificateError::ApplicationVerificationFailure.into());
@@ -72,9 +91,15 @@ impl PeerVerifier {
     fn tolerate(&self, error: Error) -> Result<(), Error> {
         let expired = matches!(
             error,
-            Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })
+            Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. }
+            )
         );
-        if (expired && self.validation.allow_expired) || self.validation.accept_untrusted { Ok(()) } else { Err(error) }
+        if (expired && self.validation.allow_expired) || self.validation.accept_untrusted {
+            Ok(())
+        } else {
+            Err(error)
+        }
     }
 }
 
@@ -127,7 +152,9 @@ impl ServerCertVerifier for PeerVerifier {
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.client.as_ref().map_or(&[], |client| client.root_hint_subjects())
+        self.client
+            .as_ref()
+            .map_or(&[], |client| client.root_hint_subjects())
     }
 
     fn verify_client_cert(
@@ -178,7 +205,11 @@ impl ClientCertVerifier for PeerVerifier {
 pub(super) struct OneCertificate(pub(super) Arc<CertifiedKey>);
 
 impl ResolvesClientCert for OneCertificate {
-    fn resolve(&self, _root_hint_subjects: &[&[u8]], _sigschemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _sigschemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
     }
 
@@ -197,10 +228,17 @@ impl CertificateChoice {
     pub(super) fn new(keys: Vec<Arc<CertifiedKey>>) -> Self {
         let named = |key: Arc<CertifiedKey>| {
             let peer = key.cert.first().and_then(identity::read);
-            let names = peer.map(|peer| peer.dns_sans.iter().map(|name| name.to_ascii_lowercase()).collect());
+            let names = peer.map(|peer| {
+                peer.dns_sans
+                    .iter()
+                    .map(|name| name.to_ascii_lowercase())
+                    .collect()
+            });
             (names.unwrap_or_default(), key)
         };
-        Self { keys: keys.into_iter().map(named).collect() }
+        Self {
+            keys: keys.into_iter().map(named).collect(),
+        }
     }
 }
 
@@ -211,11 +249,22 @@ impl ResolvesServerCert for CertificateChoice {
         }
         let is_ecdsa = |scheme: &SignatureScheme| {
             use SignatureScheme as Scheme;
-            matches!(scheme, Scheme::ECDSA_NISTP256_SHA256 | Scheme::ECDSA_NISTP384_SHA384 | Scheme::ECDSA_NISTP521_SHA512)
+            matches!(
+                scheme,
+                Scheme::ECDSA_NISTP256_SHA256
+                    | Scheme::ECDSA_NISTP384_SHA384
+                    | Scheme::ECDSA_NISTP521_SHA512
+            )
         };
         let ecdsa = hello.signature_schemes().iter().any(is_ecdsa);
-        let name = hello.server_name().map(str::to_ascii_lowercase).unwrap_or_default();
-        let wildcard = name.split_once('.').map(|(_, rest)| format!("*.{rest}")).unwrap_or_default();
+        let name = hello
+            .server_name()
+            .map(str::to_ascii_lowercase)
+            .unwrap_or_default();
+        let wildcard = name
+            .split_once('.')
+            .map(|(_, rest)| format!("*.{rest}"))
+            .unwrap_or_default();
         let rank = |names: &[String]| {
             if names.contains(&name) {
                 0
@@ -225,7 +274,11 @@ impl ResolvesServerCert for CertificateChoice {
                 2
             }
         };
-        let preferred = |key: &CertifiedKey| (key.key.algorithm() == SignatureAlgorithm::ECDSA) != ecdsa;
-        self.keys.iter().min_by_key(|(names, key)| (rank(names), preferred(key))).map(|(_, key)| Arc::clone(key))
+        let preferred =
+            |key: &CertifiedKey| (key.key.algorithm() == SignatureAlgorithm::ECDSA) != ecdsa;
+        self.keys
+            .iter()
+            .min_by_key(|(names, key)| (rank(names), preferred(key)))
+            .map(|(_, key)| Arc::clone(key))
     }
 }
