@@ -1,5 +1,5 @@
 //! The server's own background work: emptying terminating namespaces, removing the objects of
-//! deleted CRDs, forgetting old events.
+//! deleted CRDs, filling aggregated ClusterRoles, forgetting old events.
 //!
 //! One task looks at what is marked for deletion whenever namespaces or CRDs change, and again in
 //! short steps while something is still in the way. It deletes through the same code as clients do.
@@ -33,12 +33,16 @@ pub async fn run(api: Arc<Api>) {
     let definitions = api.resource_key("customresourcedefinitions.apiextensions.k8s.io");
     let mut namespace_changes = api.store.subscribe(&namespaces);
     let mut definition_changes = api.store.subscribe(&definitions);
+    let cluster_roles = api.resource_key("clusterroles.rbac.authorization.k8s.io");
+    let mut role_changes = api.store.subscribe(&cluster_roles);
     let mut stopping = api.stopping.clone();
     let mut events = tokio::time::interval(EVENTS_EVERY);
     events.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         namespace_changes.mark_unchanged();
         definition_changes.mark_unchanged();
+        role_changes.mark_unchanged();
+        aggregate_roles(&api, &cluster_roles).await;
         let pending =
             empty_namespaces(&api, &namespaces).await | clean_definitions(&api, &definitions).await;
         tokio::select! {
@@ -46,8 +50,39 @@ pub async fn run(api: Arc<Api>) {
             Ok(()) = namespace_changes.changed() => {}
             // The writer reloads them itself, unless its client went away between commit and reload.
             Ok(()) = definition_changes.changed() => api.reload_definitions(),
+            Ok(()) = role_changes.changed() => {}
             () = tokio::time::sleep(RETRY), if pending => {}
             _ = events.tick() => expire_events(&api).await,
+        }
+    }
+}
+
+/// Writes into aggregated ClusterRoles what they select, so that readers see it too.
+async fn aggregate_roles(api: &Api, cluster_roles: &Arc<str>) {
+    let Ok(snapshot) = api.store.list(cluster_roles, None, None) else {
+        return;
+    };
+    let roles: Vec<Value> = snapshot
+        .items
+        .iter()
+        .map(|(_, stored)| stored.value())
+        .collect();
+    for ((key, stored), role) in snapshot.items.into_iter().zip(&roles) {
+        let Some(rules) = crate::rbac::aggregated_rules(role, &roles) else {
+            continue;
+        };
+        if role["rules"] == rules {
+            continue;
+        }
+        let mut role = role.clone();
+        role["rules"] = rules;
+        if let Err(error) = api
+            .store
+            .put(key, Expect::Revision(stored.revision), role, None)
+            .await
+        {
+            // Somebody changed it meanwhile; that change wakes this task again.
+            tracing::debug!(error = %error, "aggregating a cluster role");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A commit returns after its fsync. After an I/O error redb refuses further work, so the database
 //! is reopened and read back before the next commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use super::{Event, EventKind, Key, StoreError, Stored};
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const REVISION: &str = "revision";
+/// Prefix of the rows that hold each resource's last change.
+const LAST_CHANGE: &str = "last-change/";
 
 /// Pages kept by redb: all objects are in memory already, so only the tree's inner pages matter.
 const CACHE_BYTES: usize = 1 << 20;
@@ -178,6 +180,13 @@ fn write_batch(database: &Database, events: &[Event]) -> Result<(), redb::Error>
         if let Some(last) = events.last() {
             meta.insert(REVISION, last.revision)?;
         }
+        let last_changes: BTreeMap<&str, u64> = events
+            .iter()
+            .map(|e| (&*e.key.resource, e.revision))
+            .collect();
+        for (resource, revision) in last_changes {
+            meta.insert(format!("{LAST_CHANGE}{resource}").as_str(), revision)?;
+        }
     }
     transaction.commit()?;
     Ok(())
@@ -199,10 +208,15 @@ fn read_all(database: &Database) -> Result<Loaded, redb::Error> {
     transaction.commit()?;
 
     let transaction = database.begin_read()?;
-    let revision = transaction
-        .open_table(META)?
-        .get(REVISION)?
-        .map_or(0, |guard| guard.value());
+    let meta = transaction.open_table(META)?;
+    let revision = meta.get(REVISION)?.map_or(0, |guard| guard.value());
+    let mut last_changes = HashMap::new();
+    for row in meta.iter()? {
+        let (name, value) = row?;
+        if let Some(resource) = name.value().strip_prefix(LAST_CHANGE) {
+            last_changes.insert(resource.into(), value.value());
+        }
+    }
     let mut objects = BTreeMap::new();
     let mut resources: BTreeMap<String, Arc<str>> = BTreeMap::new();
     for row in transaction.open_table(OBJECTS)?.iter()? {
@@ -211,7 +225,11 @@ fn read_all(database: &Database) -> Result<Loaded, redb::Error> {
             objects.insert(key, Arc::new(stored));
         }
     }
-    Ok(Loaded { revision, objects })
+    Ok(Loaded {
+        revision,
+        objects,
+        last_changes,
+    })
 }
 
 /// `resource NUL namespace NUL name`: sorts like [`Key`], and none of the parts can hold a NUL.

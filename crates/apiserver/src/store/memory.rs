@@ -16,6 +16,8 @@ use super::{Event, EventKind, Key, Snapshot, StoreError, StoreOptions, Stored};
 pub(super) struct Loaded {
     pub(super) revision: u64,
     pub(super) objects: BTreeMap<Key, Arc<Stored>>,
+    /// The revision of each resource's last change: watches from there on have missed nothing.
+    pub(super) last_changes: HashMap<Arc<str>, u64>,
 }
 
 /// Objects, log and subscriptions.
@@ -25,10 +27,10 @@ pub(super) struct Memory {
     objects: BTreeMap<Key, Arc<Stored>>,
     history: VecDeque<Arc<Event>>,
     history_bytes: usize,
-    /// Start of the log: nothing before it is known (start, compaction, repair).
+    /// Start of the log after a compaction or repair: nothing before it is known.
     oldest: u64,
-    /// Per resource, its newest event that the log has dropped. An idle resource stays resumable
-    /// however much happens elsewhere.
+    /// Per resource, its newest event that the log does not hold. An idle resource stays resumable
+    /// however much happens elsewhere, also across restarts.
     trimmed: HashMap<Arc<str>, u64>,
     options: StoreOptions,
     topics: HashMap<Arc<str>, watch::Sender<u64>>,
@@ -38,11 +40,11 @@ impl Memory {
     pub(super) fn new(loaded: Loaded, options: StoreOptions) -> Self {
         Self {
             revision: loaded.revision,
-            oldest: loaded.revision,
+            oldest: 0,
             objects: loaded.objects,
             history: VecDeque::new(),
             history_bytes: 0,
-            trimmed: HashMap::new(),
+            trimmed: loaded.last_changes,
             options,
             topics: HashMap::new(),
         }

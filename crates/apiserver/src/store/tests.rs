@@ -282,3 +282,29 @@ async fn a_disk_that_recovers_is_used_again_and_old_watches_expire() {
     assert!(matches!(expired, StoreError::Expired { .. }));
     assert!(store.get(&key("a")).is_some());
 }
+
+#[tokio::test]
+async fn after_reopening_a_watch_resumes_unless_its_own_resource_changed() {
+    let medium = LossyMedium::new();
+    let store = open(&medium, StoreOptions::default());
+    for name in ["a", "b"] {
+        store
+            .put(key(name), Expect::Absent, object(name, 1), None)
+            .await
+            .expect("create");
+    }
+    let other = Key::new(&"/leases".into(), "default", "l");
+    store
+        .put(other, Expect::Absent, object("l", 1), None)
+        .await
+        .expect("create");
+    store.close();
+    let store = open(&medium, StoreOptions::default());
+    let (events, upto) = store
+        .events_after(&resource(), None, 2)
+        .expect("nothing was missed");
+    assert!(events.is_empty());
+    assert_eq!(upto, 3);
+    let expired = store.events_after(&resource(), None, 1).unwrap_err();
+    assert_eq!(expired, StoreError::Expired { oldest: 2 });
+}

@@ -197,6 +197,10 @@ async fn discovery_explain_and_permissions() {
         .run(&["auth", "can-i", "create", "pods", "--as", "jane"])
         .await;
     assert_eq!(other.out, "no\n");
+    let edit = kubectl
+        .ok(&["get", "clusterrole", "edit", "-o", "yaml"])
+        .await;
+    assert!(edit.contains("deployments/scale"), "{edit}");
     assert!(
         kubectl
             .ok(&["auth", "whoami"])

@@ -1,8 +1,10 @@
 //! Lists and watches: snapshots, selectors, resumption, expiry.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
-use crate::requests::{CONFIG_MAPS, create, revision};
+use crate::requests::{CONFIG_MAPS, config_map, create, revision};
 use crate::support::{Client, Server};
 use meltemi_apiserver::store::StoreOptions;
 
@@ -168,4 +170,90 @@ async fn after_a_restart_a_watch_resumes_from_now_and_expires_from_before() {
     assert_eq!(event["object"]["reason"], "Expired");
     drop(client);
     running.stop().await;
+}
+
+/// Applies an event to what the watcher believes.
+fn follow(seen: &mut HashMap<String, String>, event: &Value) {
+    let object = &event["object"];
+    let name = object["metadata"]["name"]
+        .as_str()
+        .expect("name")
+        .to_owned();
+    match event["type"].as_str() {
+        Some("ADDED") => assert!(seen.insert(name, revision(object)).is_none(), "added twice"),
+        Some("MODIFIED") => assert!(
+            seen.insert(name, revision(object)).is_some(),
+            "modified before added"
+        ),
+        Some("DELETED") => assert!(seen.remove(&name).is_some(), "deleted before added"),
+        other => panic!("{other:?}: {object}"),
+    }
+}
+
+async fn write_randomly(mut client: Client, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..60 {
+        let name = format!("o{}", random.u8(0..6));
+        let path = format!("{CONFIG_MAPS}/{name}");
+        let group = if random.bool() { "in" } else { "out" };
+        let change = json!({"metadata": {"labels": {"group": group}}, "data": {"n": random.u32(..).to_string()}});
+        // Refusals are part of it: writers meet on the same objects.
+        match random.u8(0..4) {
+            0 => client.send("DELETE", &path, None).await,
+            1 => {
+                client
+                    .send("POST", CONFIG_MAPS, Some(&config_map(&name)))
+                    .await
+            }
+            _ => client.send("PATCH", &path, Some(&change)).await,
+        };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_replay_exactly_what_lists_show() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let selectors = ["", "&labelSelector=group%3Din"];
+    let mut watches = Vec::new();
+    for selector in selectors {
+        watches.push(
+            client
+                .watch(&format!(
+                    "{CONFIG_MAPS}?watch=true&resourceVersion=0{selector}"
+                ))
+                .await,
+        );
+    }
+    let mut writers = Vec::new();
+    for seed in 0..4 {
+        writers.push(tokio::spawn(write_randomly(server.client().await, seed)));
+    }
+    for writer in writers {
+        writer.await.expect("writer");
+    }
+    let mut last = config_map("the-last");
+    last["metadata"]["labels"] = json!({"group": "in"});
+    client.ok("POST", CONFIG_MAPS, Some(&last)).await;
+    for (selector, watch) in selectors.iter().zip(&mut watches) {
+        let mut seen = HashMap::new();
+        while !seen.contains_key("the-last") {
+            follow(&mut seen, &watch.next().await.expect("an event"));
+        }
+        let list = client
+            .ok("GET", &format!("{CONFIG_MAPS}?x=y{selector}"), None)
+            .await;
+        let listed: HashMap<String, String> = list["items"]
+            .as_array()
+            .expect("items")
+            .iter()
+            .map(|o| {
+                (
+                    o["metadata"]["name"].as_str().expect("name").to_owned(),
+                    revision(o),
+                )
+            })
+            .collect();
+        assert_eq!(seen, listed, "selector {selector:?}");
+    }
 }
