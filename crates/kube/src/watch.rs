@@ -106,17 +106,31 @@ where
     }
     let what = api.resource_url().to_owned();
     let mut known = Known::default();
+    let mut failures = 0u32;
     kube_watcher(api, config)
         .backoff(RetryDelay::default())
         .flat_map(move |event| {
             stream::iter(match event {
-                Ok(event) => known.step(event),
+                Ok(event) => {
+                    failures = 0;
+                    known.step(event)
+                }
                 Err(error) => {
-                    tracing::warn!(resource = %what, %error, "watch interrupted, retrying");
+                    failures += 1;
+                    report(&what, failures, &error);
                     Vec::new()
                 }
             })
         })
+}
+
+/// An API server that restarts is no news; one that stays away is, now and then.
+fn report(resource: &str, failures: u32, error: &watcher::Error) {
+    if failures.is_multiple_of(5) {
+        tracing::warn!(resource, failures, %error, "watch interrupted, retrying");
+    } else {
+        tracing::debug!(resource, %error, "watch interrupted, retrying");
+    }
 }
 
 /// The keys reported so far, and those of the list under way.

@@ -33,6 +33,8 @@ const REGISTER: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(4);
 /// Where the node's namespace takes connections to the outside.
 const EGRESS_PORT: u16 = 15999;
+/// The same for UDP.
+const EGRESS_UDP_PORT: u16 = 15998;
 /// Where pods find the API server, behind the `kubernetes` Service.
 const API_PORT: u16 = 6443;
 
@@ -96,16 +98,7 @@ async fn run_until(
     tasks.extend(start_network(
         &config, &network, &addresses, &stores, &queues, api_server,
     )?);
-    for (listener, what) in published {
-        let named = what.host.to_string();
-        let task = publish::listen(
-            listener,
-            what,
-            stores.services.clone(),
-            network.netns().clone(),
-        );
-        tasks.push(task.map_err(listen_error(&named))?);
-    }
+    tasks.extend(publish_ports(published, &stores, &network)?);
     let (recorder, task) = Recorder::new(client.clone(), "kubelet", &config.node_name);
     tasks.push(task);
     let (scheduler, task) = Recorder::new(client.clone(), "default-scheduler", "");
@@ -162,6 +155,24 @@ fn bind_published(config: &Config) -> Result<Vec<(std::net::TcpListener, crate::
         }),
     };
     config.publish.iter().map(bind).collect()
+}
+
+fn publish_ports(
+    published: Vec<(std::net::TcpListener, crate::Publish)>,
+    stores: &Stores,
+    network: &NodeNetwork,
+) -> Result<Vec<Task>, Error> {
+    let listen = |(listener, what): (_, crate::Publish)| {
+        let named = what.host.to_string();
+        publish::listen(
+            listener,
+            what,
+            stores.services.clone(),
+            network.netns().clone(),
+        )
+        .map_err(listen_error(&named))
+    };
+    published.into_iter().map(listen).collect()
 }
 
 fn listen_error(what: &str) -> impl FnOnce(io::Error) -> Error {
@@ -222,7 +233,7 @@ fn start_network(
             addresses.load_balancers,
         ],
         egress_tcp: Some(egress_address),
-        egress_udp: None,
+        egress_udp: Some(EGRESS_UDP_PORT),
     };
     let mut table = ServiceTable::create(netns, table).map_err(Error::Rules)?;
     let dns_listener = SocketAddrV4::new(gateway, 53);
@@ -245,6 +256,7 @@ fn start_network(
         relay::outwards(netns, relay_address, api_server).map_err(listen_error("the API relay"))?,
     );
     tasks.push(egress::outside(netns, egress_address).map_err(listen_error("egress"))?);
+    tasks.push(egress::udp::outside(netns, EGRESS_UDP_PORT).map_err(listen_error("egress"))?);
     let socket = config.state_dir.join("run/egress.sock");
     tasks.push(egress::connect_proxy(netns, &socket).map_err(file_error(&socket))?);
     let follow = services::follow(stores.clone(), queues.rules.clone(), table, fixed, gateway);

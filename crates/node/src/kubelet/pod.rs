@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::jiff::Timestamp;
 use meltemi_kube::events::Kind;
 use meltemi_kube::{Api, Key, Resource as _, Task, write};
 use tokio::sync::watch;
@@ -14,9 +13,10 @@ use tokio::time::Instant;
 use super::Kubelet;
 use super::container::{Place, RestartPolicy, Stop, Supervisor};
 use super::reporter::Reporter;
-use super::state::{Doing, PodRuntime, Role};
+use super::state::{PodRuntime, Role};
 use super::volumes::Volumes;
 
+mod ending;
 mod sandbox;
 
 pub(crate) use sandbox::hostname;
@@ -93,7 +93,7 @@ impl Worker {
             Arc::clone(&self.runtime),
         );
         {
-            let deadline = Task::spawn(end_in_time(
+            let deadline = Task::spawn(ending::end_in_time(
                 self.pod.clone(),
                 self.wish.clone(),
                 Arc::clone(&self.runtime),
@@ -318,79 +318,6 @@ impl Worker {
     fn remove_files(&self) {
         if *self.wish.borrow() != Wish::NodeEnds {
             let _ = std::fs::remove_dir_all(self.kubelet.pod_directory(&self.now()));
-        }
-    }
-}
-
-/// Turns deletion, disappearance, the node's end and `activeDeadlineSeconds` into stop orders.
-async fn end_in_time(
-    mut pod: watch::Receiver<Arc<Pod>>,
-    mut wish: watch::Receiver<Wish>,
-    runtime: Arc<PodRuntime>,
-    stop: watch::Sender<Option<Stop>>,
-) {
-    loop {
-        let now = Instant::now();
-        let current = Arc::clone(&pod.borrow_and_update());
-        let order = match *wish.borrow_and_update() {
-            Wish::NodeEnds => Some(Stop {
-                deadline: now + NODE_ENDS,
-                quiet: true,
-            }),
-            Wish::Gone => Some(Stop {
-                deadline: now,
-                quiet: false,
-            }),
-            Wish::AsWritten => current.metadata.deletion_timestamp.as_ref().map(|_| {
-                let grace = current.metadata.deletion_grace_period_seconds.unwrap_or(30);
-                Stop {
-                    deadline: now + Duration::from_secs(grace.unsigned_abs()),
-                    quiet: false,
-                }
-            }),
-        };
-        if let Some(order) = order {
-            stop.send_if_modified(|current| {
-                let sooner = current.is_none_or(|before| order.deadline < before.deadline);
-                if sooner {
-                    *current = Some(order);
-                }
-                sooner
-            });
-        }
-        let limit = current
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.active_deadline_seconds);
-        let started = runtime.read(|state| state.start_time);
-        let left = limit.zip(started).map(|(limit, started)| {
-            let left = started.as_second() + limit - Timestamp::now().as_second();
-            Duration::from_secs(u64::try_from(left).unwrap_or(0))
-        });
-        let overdue = async {
-            match left.filter(|_| order.is_none()) {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = pod.changed() => if changed.is_err() { return },
-            changed = wish.changed() => if changed.is_err() { return },
-            () = overdue => {
-                let message = "Pod was active on the node longer than the specified deadline";
-                runtime.update(|state| {
-                    state.failed = Some(("DeadlineExceeded".to_owned(), message.to_owned()));
-                    for record in state.containers.values_mut() {
-                        if let Doing::Waiting { .. } = record.doing {
-                            record.doing = Doing::waiting("DeadlineExceeded");
-                        }
-                    }
-                });
-                let grace = current.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
-                let deadline = Instant::now() + Duration::from_secs(grace.unsigned_abs());
-                stop.send_replace(Some(Stop { deadline, quiet: false }));
-                let _ = wish.changed().await;
-            }
         }
     }
 }

@@ -237,26 +237,7 @@ fn logs(
         }
         Some(Some(log)) => log,
     };
-    let number = |name: &str| {
-        query
-            .get(name)
-            .and_then(|value| value.parse::<usize>().ok())
-    };
-    let since = query
-        .get("sinceSeconds")
-        .and_then(|value| value.parse::<i64>().ok());
-    let since = since.and_then(|seconds| {
-        Timestamp::now()
-            .checked_sub(SignedDuration::from_secs(seconds))
-            .ok()
-    });
-    let asked = LogQuery {
-        follow: query.flag("follow"),
-        timestamps: query.flag("timestamps"),
-        tail_lines: number("tailLines"),
-        limit_bytes: number("limitBytes"),
-        since: since.or_else(|| query.get("sinceTime").and_then(|time| time.parse().ok())),
-    };
+    let asked = asked(query);
     let reader = match LogReader::new(log, asked) {
         Ok(reader) => reader,
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
@@ -273,6 +254,29 @@ fn logs(
         .headers_mut()
         .insert("content-type", http::HeaderValue::from_static("text/plain"));
     response
+}
+
+fn asked(query: &Query) -> LogQuery {
+    let number = |name: &str| {
+        query
+            .get(name)
+            .and_then(|value| value.parse::<usize>().ok())
+    };
+    let since = query
+        .get("sinceSeconds")
+        .and_then(|value| value.parse::<i64>().ok());
+    let since = since.and_then(|seconds| {
+        Timestamp::now()
+            .checked_sub(SignedDuration::from_secs(seconds))
+            .ok()
+    });
+    LogQuery {
+        follow: query.flag("follow"),
+        timestamps: query.flag("timestamps"),
+        tail_lines: number("tailLines"),
+        limit_bytes: number("limitBytes"),
+        since: since.or_else(|| query.get("sinceTime").and_then(|time| time.parse().ok())),
+    }
 }
 
 trait BoxedSync: futures::Stream + Sized {

@@ -4,6 +4,8 @@
 //! dials the original destination from the host's. The API server calls webhooks of Services
 //! through an HTTP CONNECT proxy on a Unix socket (Kubernetes' "konnectivity" egress selector).
 
+pub(crate) mod udp;
+
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt as _;

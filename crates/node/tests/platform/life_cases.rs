@@ -10,6 +10,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_killed_node_leaves_no_process", killed),
     ("a_node_that_is_asked_to_end_ends_its_pods", asked),
     (
+        "a_restarted_api_server_is_followed_again_and_containers_run_on",
+        api_restart,
+    ),
+    (
         "a_node_that_returns_restarts_its_pods_without_duplicates",
         returns,
     ),
@@ -101,4 +105,19 @@ fn returns() {
     assert_eq!(world.list::<Pod>().len(), 1);
     let log = world.logs("web", "main", true).expect("the log before");
     assert!(log.contains("listening on 8080"), "{log}");
+}
+
+fn api_restart() {
+    let mut world = World::new();
+    world.create::<Pod>(role_pod("before", &["http", "8080"]));
+    world.ready("before");
+    world.restart_api();
+    world.create::<Pod>(role_pod("after", &["http", "8080"]));
+    world.ready("after");
+    let before = world.ready("before");
+    assert_eq!(restarts(&before), 0);
+    world.delete::<Pod>("before");
+    eventually("the pod goes", || {
+        world.get::<Pod>("before").is_none().then_some(())
+    });
 }

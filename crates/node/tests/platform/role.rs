@@ -10,6 +10,7 @@ pub(crate) fn run(args: &[&str]) -> ExitCode {
     match args {
         ["http", port] => serve(port.parse().expect("a port")),
         ["get", address, path] => fetch(address, path),
+        ["udp", address] => udp(address),
         ["sleep"] => loop {
             std::thread::park();
         },
@@ -61,6 +62,23 @@ fn serve(port: u16) -> ExitCode {
         );
     }
     ExitCode::SUCCESS
+}
+
+/// Sends a datagram and prints the answer.
+fn udp(address: &str) -> ExitCode {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .expect("set");
+    let mut buffer = [0u8; 512];
+    for _ in 0..5 {
+        socket.send_to(b"question", address).expect("sent");
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            println!("{} from {from}", String::from_utf8_lossy(&buffer[..length]));
+            return ExitCode::SUCCESS;
+        }
+    }
+    ExitCode::FAILURE
 }
 
 /// Resolves by the container's own resolv.conf.

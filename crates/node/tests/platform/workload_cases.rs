@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("a_pod_reaches_a_service_by_name", by_name),
     ("a_job_completes", job),
+    ("a_pod_reaches_the_outside_by_tcp_and_udp", outside),
 ];
 
 fn web(replicas: i32, version: &str) -> Value {
@@ -230,4 +231,60 @@ fn job() {
         complete.then_some(job)
     });
     assert_eq!(job.status.and_then(|status| status.succeeded), Some(2));
+}
+
+/// Servers at an address of this machine stand for the outside: the relay dials from the host's namespace.
+fn outside() {
+    let mut world = World::new();
+    let tcp = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
+    let udp = std::net::UdpSocket::bind("0.0.0.0:0").expect("a port");
+    let (tcp_port, udp_port) = (
+        tcp.local_addr().expect("bound").port(),
+        udp.local_addr().expect("bound").port(),
+    );
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for mut stream in tcp.incoming().flatten() {
+            let _ = stream.read(&mut [0u8; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\noutside");
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0u8; 512];
+        while let Ok((_, from)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(b"answer", from);
+        }
+    });
+    let run = |world: &mut World, name: &str, args: &[&str], wanted: &str| {
+        let mut pod = crate::world::role_pod(name, args);
+        pod["spec"]["restartPolicy"] = json!("Never");
+        world.create::<Pod>(pod);
+        world.phase(name, "Succeeded");
+        let log = world.logs(name, "main", false).expect("a log");
+        assert!(log.contains(wanted), "{log}");
+    };
+    let Some(host) = host_address() else {
+        crate::world::skip(
+            "this machine has no address but loopback, so nothing is outside of the cluster",
+        );
+    };
+    run(
+        &mut world,
+        "tcp",
+        &["get", &format!("{host}:{tcp_port}"), "/"],
+        "outside",
+    );
+    run(
+        &mut world,
+        "udp",
+        &["udp", &format!("{host}:{udp_port}")],
+        "answer from",
+    );
+}
+
+/// An address of this machine that is not loopback.
+fn host_address() -> Option<std::net::Ipv4Addr> {
+    let interfaces = nix::ifaddrs::getifaddrs().ok()?;
+    let mut addresses = interfaces.filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip()));
+    addresses.find(|address| !address.is_loopback() && address.octets()[0] != 172)
 }

@@ -120,6 +120,16 @@ impl World {
         self.node = start_node(self.state.path().to_str().expect("text"), self.publish);
     }
 
+    /// Ends the API server and starts it again on the same port; everything else goes on.
+    pub(crate) fn restart_api(&mut self) {
+        let running = self.api.take().expect("running");
+        let port = running.address().port();
+        self.runtime.block_on(running.stop());
+        let config = meltemi_apiserver::Config::new(self.state.path(), port);
+        let api = self.runtime.block_on(meltemi_apiserver::start(config));
+        self.api = Some(api.expect("an API server"));
+    }
+
     pub(crate) fn node_pid(&self) -> u32 {
         self.node.id()
     }
