@@ -7,13 +7,15 @@ use clap::CommandFactory;
 use meltemi_controlplane as controlplane;
 use meltemi_kube::connect::InCluster;
 use meltemi_node::BuiltinImage;
+use meltemi_proxy::{AgentConfig, Role, StaticConfig};
+use meltemi_telemetry::logging::{self, LogSpec};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
 };
 
 use crate::{
-    arguments::{Apiserver, Arguments, Command, Discovery, Node},
+    arguments::{Agent, Apiserver, Arguments, Command, Discovery, Node},
     down, status, up,
 };
 
@@ -63,6 +65,7 @@ fn server_runtime() -> anyhow::Result<Runtime> {
 }
 
 fn apiserver(flags: &Apiserver) -> anyhow::Result<()> {
+    logging::init(LogSpec::parse("info")?)?;
     let config = meltemi_apiserver::Config::new(&flags.state, flags.port);
     server_runtime()?
         .block_on(meltemi_apiserver::run(config))
@@ -70,6 +73,7 @@ fn apiserver(flags: &Apiserver) -> anyhow::Result<()> {
 }
 
 fn discovery(flags: Discovery) -> anyhow::Result<()> {
+    logging::init(LogSpec::parse(&flags.log_output_level)?)?;
     let kubernetes = match flags.kubeconfig {
         Some(path) => controlplane::Kubernetes::Kubeconfig(path),
         None => controlplane::Kubernetes::InCluster(in_cluster()?),
@@ -118,7 +122,7 @@ fn capture(flags: &[String]) -> anyhow::Result<()> {
             pod_rules::install(&config).context("install redirection in this network namespace")
         }
         CaptureCommand::DryRun(config) => {
-            println!("{config:#?}");
+            println!("{}", pod_rules::describe(&config));
             Ok(())
         }
         CaptureCommand::Cleanup => {
@@ -133,6 +137,7 @@ fn capture(flags: &[String]) -> anyhow::Result<()> {
 
 /// Runs before any thread exists: the node takes namespaces and forks its spawner first.
 fn node(flags: &Node) -> anyhow::Result<()> {
+    logging::init(LogSpec::parse("info")?)?;
     let binary = std::env::current_exe().context("find the path of this program")?;
     let config = meltemi_node::Config::new(&flags.state, binary, flags.ingress_port);
     let images: Vec<BuiltinImage<'_>> = meltemi_sample::IMAGES
@@ -145,6 +150,31 @@ fn node(flags: &Node) -> anyhow::Result<()> {
     meltemi_node::run(config, &images).map_err(anyhow::Error::from)
 }
 
-fn proxy(_flags: crate::arguments::Proxy) -> anyhow::Result<()> {
-    anyhow::bail!("not wired yet")
+fn proxy(flags: crate::arguments::Proxy) -> anyhow::Result<()> {
+    let (role, flags) = match (flags.agent, flags.file) {
+        (Some(Agent::Sidecar(flags)), _) => (Role::Sidecar, flags),
+        (Some(Agent::Router(flags)), _) => (Role::Router, flags),
+        (None, Some(file)) => {
+            logging::init(LogSpec::parse(&file.log_level)?)?;
+            let config = StaticConfig {
+                path: file.config,
+                concurrency: file.concurrency,
+                mark: None,
+            };
+            return meltemi_proxy::run_static(config).map_err(anyhow::Error::from);
+        }
+        (None, None) => {
+            anyhow::bail!("say `proxy sidecar`, `proxy router` or `proxy --config FILE`")
+        }
+    };
+    let mut log = LogSpec::parse(&flags.log_output_level)?;
+    log.levels = log
+        .levels
+        .with_proxy(&flags.proxy_log_level, &flags.proxy_component_log_level)?;
+    logging::init(log)?;
+    let environment = std::env::vars().collect();
+    let config =
+        AgentConfig::from_environment(role, &flags.domain, flags.concurrency, &environment)?;
+    anyhow::ensure!(flags.engine.is_none(), "--engine is not wired yet");
+    meltemi_proxy::run_sidecar(config).map_err(anyhow::Error::from)
 }

@@ -86,7 +86,7 @@ fn print_table(platform: &Platform, running: Option<&Running>, pods: &[PodLine])
     );
     let mut table = Table::new();
     table
-        .load_preset(NOTHING)
+        .load_style(NOTHING)
         .set_header(["NAMESPACE", "NAME", "READY", "STATUS"]);
     for pod in pods {
         table.add_row([&pod.namespace, &pod.name, &pod.ready, &pod.phase]);

@@ -7,7 +7,7 @@ use crate::platform::{Platform, Running};
 /// Prints where everything is and how to stop it.
 pub(crate) fn print(platform: &Platform, running: &Running) {
     let mut table = Table::new();
-    table.load_preset(NOTHING);
+    table.load_style(NOTHING);
     let kubeconfig = platform.kubeconfig();
     if let Some(page) = &running.page {
         table.add_row(["Product page", page]);
