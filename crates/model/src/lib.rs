@@ -15,12 +15,13 @@
 //!    with it tell a push what may differ; a change of endpoints that also changes the service's identities is a
 //!    change of the service.
 //! 4. Routes pass the [`safe_order`]: those that name subsets which do not exist yet are held back, the last version
-//!    in effect stays. [`Snapshot::held`] has the reasons, [`Snapshot::safe_order`] is what has to be stored.
+//!    in effect stays. Rules of delegates take the place of the rules that refer to them. [`Snapshot::held`] has the reasons, [`Snapshot::safe_order`] is what has to be stored.
 //! 5. `translate` asks the snapshot: services visible to a namespace, the destination rule a client follows, routes of
 //!    a gateway, endpoints, mutual TLS.
 
 mod changes;
 mod convert;
+mod delegate;
 pub mod destination;
 pub mod endpoint;
 pub mod gateway;

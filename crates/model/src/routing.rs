@@ -34,6 +34,26 @@ impl VirtualService {
         self.gateways.contains(gateway)
     }
 
+    /// The part of every condition that selects proxies and listeners.
+    pub fn scopes(&self) -> impl Iterator<Item = &MatchScope> {
+        let http = self
+            .http
+            .iter()
+            .flat_map(|rule| &rule.matches)
+            .map(|wanted| &wanted.scope);
+        let tls = self
+            .tls
+            .iter()
+            .flat_map(|rule| &rule.matches)
+            .map(|wanted| &wanted.scope);
+        let tcp = self
+            .tcp
+            .iter()
+            .flat_map(|rule| &rule.matches)
+            .map(|wanted| &wanted.scope);
+        http.chain(tls).chain(tcp)
+    }
+
     /// Every destination that a rule names.
     pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
         let http = self.http.iter().flat_map(HttpRule::destinations);
@@ -86,6 +106,8 @@ pub struct HttpRule {
     pub cors: Option<Cors>,
     /// Changes of headers.
     pub headers: HeaderChanges,
+    /// Namespace and name of the virtual service whose rules take the place of this one. A snapshot has none left.
+    pub delegate: Option<(ArcStr, ArcStr)>,
 }
 
 impl HttpRule {

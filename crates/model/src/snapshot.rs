@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use meltemi_names::{Hostname, Labels};
 
+use crate::delegate;
 use crate::destination::DestinationRule;
 use crate::endpoint::{ServiceEndpoints, Workload};
 use crate::gateway::Gateway;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     peer_authentications: Arc<Vec<Shared<PeerAuthentication>>>,
     held: Arc<Vec<Held>>,
     safe_order: Arc<SafeOrder>,
+    client_labels_matter: bool,
+    identity: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +66,8 @@ impl Snapshot {
             peer_authentications: Arc::clone(&last.peer_authentications),
             held: Arc::clone(&last.held),
             safe_order: Arc::clone(&last.safe_order),
+            client_labels_matter: false,
+            identity: Arc::default(),
         };
         if fresh || !changes.services.is_empty() {
             next.services = Arc::new(Services::new(inputs));
@@ -90,6 +95,7 @@ impl Snapshot {
             next.peer_authentications =
                 Arc::new(oldest_first(policies, |policy| policy.meta.age()));
         }
+        next.client_labels_matter = next.ask_for_labels(inputs);
         next
     }
 
@@ -140,9 +146,8 @@ impl Snapshot {
 
     fn rebuild_routes(&mut self, inputs: &Inputs, last: &Self, changes: &mut Changes) {
         let resolved = safe_order::resolve(inputs);
-        self.routes = Arc::new(oldest_first(resolved.routes.iter(), |routes| {
-            routes.meta.age()
-        }));
+        let expanded = delegate::expand(&resolved.routes);
+        self.routes = Arc::new(oldest_first(expanded.iter(), |routes| routes.meta.age()));
         // A route may have been released or exchanged although its own object did not change.
         let before: BTreeMap<(&str, &str), &Shared<VirtualService>> = last
             .routes
@@ -162,6 +167,26 @@ impl Snapshot {
         }
         self.held = Arc::new(resolved.held);
         self.safe_order = Arc::new(resolved.record);
+    }
+
+    /// Whether some rule or policy is for certain clients only.
+    fn ask_for_labels(&self, inputs: &Inputs) -> bool {
+        let scopes = self.routes.iter().flat_map(|routes| routes.scopes());
+        let mut asking = scopes.filter(|scope| !scope.source_labels.is_empty());
+        let mut rules = inputs.destination_rules.values();
+        asking.next().is_some() || rules.any(|rule| rule.workload_selector.is_some())
+    }
+
+    /// Whether what clients of one namespace get may differ by their labels.
+    #[must_use]
+    pub fn client_labels_matter(&self) -> bool {
+        self.client_labels_matter
+    }
+
+    /// A mark that this snapshot and no other has, for those who remember answers.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<()> {
+        &self.identity
     }
 
     /// The settings of the mesh.

@@ -41,6 +41,15 @@ struct HttpSettings {
     keepalive: Option<(Duration, Duration)>,
     /// The statuses that count as failures.
     error_codes: Vec<u32>,
+    /// Names of the server that come from the request.
+    names: Option<pb::core::UpstreamHttpProtocolOptions>,
+}
+
+impl HttpSettings {
+    /// Nothing that HTTP/1.1 does not do by default.
+    fn is_default(&self) -> bool {
+        self.common.is_none() && self.names.is_none() && self.error_codes.is_empty()
+    }
 }
 
 /// The HTTP options of a cluster; nothing when they are all defaults.
@@ -68,7 +77,7 @@ fn set_http_options(
     };
     let error_matcher = failures(&settings.error_codes);
     let protocol = match upstream {
-        UpstreamHttp::Http1 if settings.common.is_none() && error_matcher.is_none() => return,
+        UpstreamHttp::Http1 if settings.is_default() => return,
         UpstreamHttp::Http1 => explicit(
             options::explicit_http_config::ProtocolConfig::HttpProtocolOptions(Default::default()),
         ),
@@ -87,6 +96,7 @@ fn set_http_options(
     };
     let options = upstream_http::HttpProtocolOptions {
         common_http_protocol_options: settings.common,
+        upstream_http_protocol_options: settings.names,
         upstream_protocol_options: Some(protocol),
         outlier_detection: error_matcher.map(|matcher| options::OutlierDetection {
             error_matcher: Some(matcher),

@@ -8,6 +8,7 @@ use meltemi_model::Snapshot;
 use meltemi_names::cluster::{BLACK_HOLE, INBOUND_PASSTHROUGH, PASSTHROUGH};
 use meltemi_names::{ArcStr, ClusterName};
 
+use crate::answers::{Answers, Question, Scope};
 use crate::cluster::{inbound, outbound, special};
 use crate::listener;
 use crate::plan::{GatewayPlan, Plan};
@@ -35,6 +36,7 @@ pub struct Generator {
     outbound_listeners: Memo<listener::outbound::OutboundListenerInput, Arc<Resource>>,
     inbound_listeners: Memo<listener::inbound::InboundListenerInput, Arc<Resource>>,
     gateway_listeners: Memo<listener::gateway::GatewayListenerInput, Arc<Resource>>,
+    answers: Answers,
 }
 
 impl Generator {
@@ -54,33 +56,37 @@ impl Generator {
         wanted: Wanted<'_>,
     ) -> Vec<Arc<Resource>> {
         let plan = Plan::new(snapshot, proxy);
+        let scope = &Scope::of(plan);
+        self.answers.turn_to(snapshot.identity());
         match (kind, wanted) {
-            (ResourceKind::Cluster, Wanted::All) => self.all_clusters(plan),
+            (ResourceKind::Cluster, Wanted::All) => self.all_clusters(plan, scope),
             (ResourceKind::Cluster, Wanted::Named(names)) => names
                 .iter()
                 .filter_map(|name| self.cluster(plan, name))
                 .collect(),
             (ResourceKind::Endpoints, Wanted::Named(names)) => names
                 .iter()
-                .filter_map(|name| self.endpoints(plan, name))
+                .flat_map(|name| self.endpoints(plan, scope, name))
                 .collect(),
             (ResourceKind::Endpoints, Wanted::All) => {
                 let inputs = plan.outbound_clusters();
-                let names = inputs.iter().map(|input| input.name().to_string());
+                let names = inputs
+                    .iter()
+                    .map(|input| ArcStr::from(input.name().to_string()));
                 names
-                    .filter_map(|name| self.endpoints(plan, &name))
+                    .flat_map(|name| self.endpoints(plan, scope, &name))
                     .collect()
             }
-            (ResourceKind::Listener, Wanted::All) => self.all_listeners(plan),
+            (ResourceKind::Listener, Wanted::All) => self.all_listeners(plan, scope),
             (ResourceKind::Listener, Wanted::Named(names)) => {
-                let mut all = self.all_listeners(plan);
+                let mut all = self.all_listeners(plan, scope);
                 all.retain(|listener| names.contains(&listener.name));
                 all
             }
-            (ResourceKind::Route, Wanted::Named(names)) => self.routes(plan, names),
+            (ResourceKind::Route, Wanted::Named(names)) => self.routes(plan, scope, names),
             (ResourceKind::Route, Wanted::All) => {
                 let names = plan.route_names();
-                self.routes(plan, &names)
+                self.routes(plan, scope, &names)
             }
         }
     }
@@ -98,12 +104,26 @@ impl Generator {
         self.gateway_listeners.forget_unused();
     }
 
-    fn all_clusters(&mut self, plan: Plan<'_>) -> Vec<Arc<Resource>> {
-        let mut out: Vec<Arc<Resource>> = plan
-            .outbound_clusters()
-            .into_iter()
-            .map(|input| self.outbound_cluster(input))
-            .collect();
+    /// The answer to a question, worked out when nobody of this scope has asked before.
+    fn answer(
+        &mut self,
+        scope: &Scope,
+        question: Question,
+        work_out: impl FnOnce(&mut Self) -> Vec<Arc<Resource>>,
+    ) -> Vec<Arc<Resource>> {
+        if let Some(known) = self.answers.get(scope, &question) {
+            return known.clone();
+        }
+        let answer = work_out(self);
+        self.answers.put(scope, question, answer.clone());
+        answer
+    }
+
+    fn all_clusters(&mut self, plan: Plan<'_>, scope: &Scope) -> Vec<Arc<Resource>> {
+        let mut out = self.answer(scope, Question::OutboundClusters, |this| {
+            let inputs = plan.outbound_clusters().into_iter();
+            inputs.map(|input| this.outbound_cluster(input)).collect()
+        });
         if plan.proxy.kind == ProxyKind::Sidecar {
             for input in plan.inbound_clusters() {
                 out.push(self.inbound_cluster(input));
@@ -153,42 +173,42 @@ impl Generator {
         })
     }
 
-    fn endpoints(&mut self, plan: Plan<'_>, name: &str) -> Option<Arc<Resource>> {
-        Some(self.endpoints.get(plan.endpoints(name)?, |input| {
+    fn endpoints(&mut self, plan: Plan<'_>, scope: &Scope, name: &ArcStr) -> Vec<Arc<Resource>> {
+        let render = |input: &endpoint::EndpointInput| {
             let message = endpoint::endpoints(input);
             Resource::new(
                 message.cluster_name.clone(),
                 ResourceKind::Endpoints,
                 &message,
             )
-        }))
+        };
+        self.answer(scope, Question::Endpoints(name.clone()), |this| {
+            let input = plan.endpoints(name).into_iter();
+            input
+                .map(|input| this.endpoints.get(input, render))
+                .collect()
+        })
     }
 
-    fn routes(&mut self, plan: Plan<'_>, names: &[ArcStr]) -> Vec<Arc<Resource>> {
-        let inputs: Vec<route::RouteInput> = match plan.proxy.kind {
-            ProxyKind::Sidecar => names
-                .iter()
-                .filter_map(|name| plan.sidecar_routes(name))
-                .collect(),
-            ProxyKind::Router => {
-                let gateways = GatewayPlan::new(plan);
-                names
-                    .iter()
-                    .filter_map(|name| gateways.routes(name))
-                    .collect()
-            }
-        };
+    fn routes(&mut self, plan: Plan<'_>, scope: &Scope, names: &[ArcStr]) -> Vec<Arc<Resource>> {
         let render = |input: &route::RouteInput| {
             let message = route::routes(input);
             Resource::new(message.name.clone(), ResourceKind::Route, &message)
         };
-        inputs
-            .into_iter()
-            .map(|input| self.routes.get(input, render))
-            .collect()
+        let input = |name: &ArcStr| match plan.proxy.kind {
+            ProxyKind::Sidecar => plan.sidecar_routes(name),
+            ProxyKind::Router => GatewayPlan::new(plan).routes(name),
+        };
+        let one = |name: &ArcStr| {
+            self.answer(scope, Question::Routes(name.clone()), |this| {
+                let input = input(name).into_iter();
+                input.map(|input| this.routes.get(input, render)).collect()
+            })
+        };
+        names.iter().flat_map(one).collect()
     }
 
-    fn all_listeners(&mut self, plan: Plan<'_>) -> Vec<Arc<Resource>> {
+    fn all_listeners(&mut self, plan: Plan<'_>, scope: &Scope) -> Vec<Arc<Resource>> {
         let render = |message: &crate::pb::listener::Listener| {
             Resource::new(message.name.clone(), ResourceKind::Listener, message)
         };
@@ -210,10 +230,19 @@ impl Generator {
                 }),
         ];
         let make = |input: &_| render(&listener::outbound::outbound(input));
+        let own = plan
+            .proxy
+            .addresses
+            .first()
+            .copied()
+            .filter(|_| plan.has_pod_listeners());
         out.extend(
-            plan.outbound_listeners()
-                .into_iter()
-                .map(|input| self.outbound_listeners.get(input, make)),
+            self.answer(scope, Question::OutboundListeners(own), |this| {
+                let inputs = plan.outbound_listeners().into_iter();
+                inputs
+                    .map(|input| this.outbound_listeners.get(input, make))
+                    .collect()
+            }),
         );
         out
     }

@@ -12,10 +12,11 @@
 //!    ([`cluster::outbound::OutboundClusterInput`], [`route::RouteInput`], [`endpoint::EndpointInput`], …). Everything a
 //!    generator may look at is in its input.
 //! 4. The input is also the key under which the rendered [`Resource`] is remembered: proxies with equal inputs share
-//!    its bytes.
+//!    its bytes. Within one snapshot, proxies that it cannot tell apart share whole answers.
 //! 5. The caller sends in [`ResourceKind::PUSH_ORDER`], so that nothing refers to what the client has not got yet, and
 //!    asks [`touches`] beforehand whether a change concerns a proxy and a kind at all.
 
+mod answers;
 mod canonical;
 pub mod cluster;
 pub mod endpoint;

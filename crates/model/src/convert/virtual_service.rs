@@ -27,7 +27,7 @@ pub(crate) fn convert(
     };
     let mut rules = Vec::with_capacity(spec.http.len());
     for (index, rule) in spec.http.iter().enumerate() {
-        rules.extend(http::rule(&format!("spec.http[{index}]"), rule, &names)?);
+        rules.push(http::rule(&format!("spec.http[{index}]"), rule, &names)?);
     }
     let gateways = if spec.gateways.is_empty() {
         vec![GatewayRef::Mesh]
@@ -92,6 +92,15 @@ impl Names<'_> {
             namespace,
             name: ArcStr::from(name),
         }
+    }
+
+    /// Namespace and name, the own namespace when none is written.
+    fn delegate(&self, written: &api::Delegate) -> (ArcStr, ArcStr) {
+        let namespace = match written.namespace.as_str() {
+            "" => self.meta.namespace.clone(),
+            stated => stated.into(),
+        };
+        (namespace, written.name.as_str().into())
     }
 
     fn destination(

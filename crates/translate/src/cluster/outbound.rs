@@ -116,6 +116,7 @@ pub fn outbound(input: &OutboundClusterInput) -> pb::cluster::Cluster {
         error_codes: outlier
             .map(|outlier| outlier.error_codes.clone())
             .unwrap_or_default(),
+        names: policy.tls.as_ref().and_then(upstream_tls::names_by_request),
     };
     set_http_options(&mut cluster, upstream, settings);
     upstream_tls::apply(&mut cluster, input, policy.tls.as_ref(), upstream);

@@ -206,12 +206,22 @@ fn origination(written: &ClientTls, upstream: UpstreamHttp) -> tls::UpstreamTlsC
         };
         common.validation_context_type = Some(root_and_names(root, &names));
     }
-    let auto_names = names.is_empty() && written.sni.is_empty() && !written.insecure_skip_verify;
     tls::UpstreamTlsContext {
         common_tls_context: Some(common),
         sni: written.sni.to_string(),
-        auto_host_sni: written.sni.is_empty(),
-        auto_sni_san_validation: auto_names,
         ..Default::default()
     }
+}
+
+/// Where the policy names no server, the request does: its host is asked for, and has to be in the certificate unless
+/// other names are.
+pub(super) fn names_by_request(
+    written: &ClientTls,
+) -> Option<pb::core::UpstreamHttpProtocolOptions> {
+    let asked = written.mode.originates() && written.sni.is_empty();
+    asked.then(|| pb::core::UpstreamHttpProtocolOptions {
+        auto_sni: true,
+        auto_san_validation: written.subject_alt_names.is_empty() && !written.insecure_skip_verify,
+        ..Default::default()
+    })
 }

@@ -44,6 +44,13 @@ impl Plan<'_> {
         building.into_values().collect()
     }
 
+    /// Whether some pods have listeners of their own, each left out at the pod itself.
+    pub(crate) fn has_pod_listeners(self) -> bool {
+        self.services().any(|service| {
+            service.is_headless() && service.ports.iter().any(|port| !port.protocol.is_http())
+        })
+    }
+
     fn add(
         self,
         building: &mut Building,

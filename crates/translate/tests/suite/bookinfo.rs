@@ -452,3 +452,112 @@ fn proxies_with_equal_inputs_share_the_bytes() {
             .all(|(a, b)| std::sync::Arc::ptr_eq(a, b))
     );
 }
+
+#[test]
+fn a_headless_service_is_reached_at_its_pods() {
+    let headless = "{kind: Service, metadata: {name: db}, spec: {clusterIP: None, selector: {app: reviews}, ports: [{name: tcp-db, port: 5432}, {name: http, port: 8000}]}}";
+    let mut mesh = Mesh::bookinfo(&[headless]);
+    let of_pods = |names: Vec<String>| {
+        names
+            .into_iter()
+            .filter(|name| name.ends_with("_5432"))
+            .collect::<Vec<_>>()
+    };
+    let outside = of_pods(
+        mesh.sidecar("productpage-v1")
+            .listeners()
+            .into_keys()
+            .collect(),
+    );
+    assert_eq!(
+        outside,
+        ["10.244.0.4_5432", "10.244.0.5_5432", "10.244.0.6_5432"]
+    );
+    let inside = of_pods(mesh.sidecar("reviews-v1").listeners().into_keys().collect());
+    assert_eq!(
+        inside,
+        ["10.244.0.5_5432", "10.244.0.6_5432"],
+        "a pod has none for itself"
+    );
+    let mut sidecar = mesh.sidecar("productpage-v1");
+    let cluster = sidecar.json(
+        ResourceKind::Cluster,
+        "outbound|5432||db.default.svc.cluster.local",
+    );
+    assert_eq!(
+        (&cluster["type"], &cluster["lb_policy"]),
+        (&"ORIGINAL_DST".into(), &"CLUSTER_PROVIDED".into())
+    );
+    assert!(
+        !cluster["transport_socket"].is_null(),
+        "every pod takes mutual TLS"
+    );
+    let host = sidecar.host("8000", "db.default.svc.cluster.local:8000");
+    assert!(
+        host["domains"]
+            .to_string()
+            .contains("*.db.default.svc.cluster.local")
+    );
+    let gateway = mesh.gateway().json(
+        ResourceKind::Cluster,
+        "outbound|5432||db.default.svc.cluster.local",
+    );
+    assert_eq!(gateway["type"], "EDS");
+}
+
+#[test]
+fn names_that_mean_nothing_get_no_answer_except_endpoints() {
+    use meltemi_translate::Wanted;
+    let mut mesh = Mesh::bookinfo(&[]);
+    let mut sidecar = mesh.sidecar("productpage-v1");
+    let mut ask = |kind, name: &str| sidecar.ask(kind, Wanted::Named(&[name.into()])).len();
+    assert_eq!(
+        ask(
+            ResourceKind::Endpoints,
+            "outbound|9080||gone.default.svc.cluster.local"
+        ),
+        1
+    );
+    assert_eq!(ask(ResourceKind::Endpoints, "xds-grpc"), 0);
+    assert_eq!(ask(ResourceKind::Route, "nonsense"), 0);
+    assert_eq!(
+        ask(ResourceKind::Route, "gone.default.svc.cluster.local:80"),
+        0
+    );
+    assert_eq!(
+        ask(
+            ResourceKind::Cluster,
+            "outbound|9080|v9|reviews.default.svc.cluster.local"
+        ),
+        0
+    );
+    assert_eq!(ask(ResourceKind::Cluster, "inbound|9080||"), 1);
+    assert_eq!(
+        ask(ResourceKind::Route, "7777"),
+        1,
+        "a port without services has the rest of the world"
+    );
+}
+
+#[test]
+fn a_changed_route_alters_only_its_own_resource() {
+    let mut mesh = Mesh::bookinfo(&[SUBSETS]);
+    let versions = |mesh: &mut Mesh| -> Vec<(String, String)> {
+        let mut sidecar = mesh.sidecar("productpage-v1");
+        let kinds = ResourceKind::PUSH_ORDER.into_iter();
+        let all = kinds
+            .flat_map(|kind| sidecar.resources(kind))
+            .map(|r| (r.name.to_string(), r.version.to_string()));
+        all.collect()
+    };
+    let before = versions(&mut mesh);
+    mesh.apply("{kind: VirtualService, metadata: {name: reviews}, spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}}");
+    let after = versions(&mut mesh);
+    let changed: Vec<&str> = before
+        .iter()
+        .zip(&after)
+        .filter(|(a, b)| a != b)
+        .map(|(a, _)| a.0.as_str())
+        .collect();
+    assert_eq!(changed, ["9080"]);
+}

@@ -162,6 +162,12 @@ fn tls_modes_become_transport_sockets() {
         simple["metadata"]["filter_metadata"]["istio"]["alpn_override"],
         "false"
     );
+    let by_request = cluster("", "trafficPolicy: {tls: {mode: SIMPLE}}");
+    let http = &by_request["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+    assert_eq!(
+        http["upstream_http_protocol_options"],
+        json!({"auto_sni": true, "auto_san_validation": true})
+    );
     let policy_without_tls = cluster("", "trafficPolicy: {loadBalancer: {simple: RANDOM}}");
     assert!(
         !policy_without_tls["transport_socket_matches"].is_null(),

@@ -310,6 +310,17 @@ impl Proxy<'_> {
             .generate(&snapshot, &self.view, kind, Wanted::All)
     }
 
+    pub(crate) fn ask(
+        &mut self,
+        kind: ResourceKind,
+        wanted: Wanted<'_>,
+    ) -> Vec<std::sync::Arc<meltemi_translate::Resource>> {
+        let snapshot = self.mesh.snapshot();
+        self.mesh
+            .generator
+            .generate(&snapshot, &self.view, kind, wanted)
+    }
+
     fn decode<M: Message + Default>(&mut self, kind: ResourceKind) -> BTreeMap<String, M> {
         let resources = self.resources(kind);
         let decode = |body: &[u8]| M::decode(body).expect("own bytes");

@@ -322,3 +322,43 @@ fn a_service_answers_to_its_other_names() {
             .any(|name| name.contains("opinions"))
     );
 }
+
+#[test]
+fn a_delegate_continues_the_rules_within_their_conditions() {
+    let rules = r#"
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - {name: root, match: [{uri: {prefix: /reviews}}], timeout: 5s, delegate: {name: inner, namespace: team}}
+  - {route: [{destination: {host: reviews, subset: v1}}]}
+---
+kind: VirtualService
+metadata: {name: inner, namespace: team}
+spec:
+  http:
+  - {name: deep, match: [{uri: {prefix: /reviews/deep}, headers: {a: {exact: b}}}], route: [{destination: {host: reviews.default.svc.cluster.local, subset: v2}}]}
+  - {match: [{uri: {prefix: /elsewhere}}], route: [{destination: {host: reviews.default.svc.cluster.local, subset: v3}}]}
+  - {timeout: 1s, route: [{destination: {host: reviews.default.svc.cluster.local, subset: v3}}]}
+"#;
+    let mut mesh = Mesh::bookinfo(&[SUBSETS, rules]);
+    let host = mesh.sidecar("productpage-v1").host("9080", REVIEWS);
+    let routes = host["routes"].as_array().expect("routes");
+    let clusters: Vec<_> = routes
+        .iter()
+        .flat_map(clusters_of)
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(clusters, [subset("v2"), subset("v3"), subset("v1")]);
+    assert_eq!(routes[0]["name"], "root-deep");
+    assert_eq!(routes[0]["match"]["prefix"], "/reviews/deep");
+    assert_eq!(
+        (
+            &routes[0]["route"]["timeout"],
+            &routes[1]["route"]["timeout"]
+        ),
+        (&json!("5s"), &json!("1s"))
+    );
+    assert_eq!(routes[1]["match"]["prefix"], "/reviews");
+}

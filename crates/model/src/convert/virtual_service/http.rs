@@ -16,17 +16,13 @@ use crate::routing::{
 /// Every request.
 const ALL: u32 = 1_000_000;
 
-/// `None` for rules that only delegate: the delegate's own rules are merged elsewhere.
 pub(super) fn rule(
     field: &str,
     written: &api::HttpRoute,
     names: &Names<'_>,
-) -> Result<Option<HttpRule>, ConvertError> {
-    if written.delegate.is_some() {
-        return Ok(None);
-    }
+) -> Result<HttpRule, ConvertError> {
     let matches = written.matches.iter().enumerate();
-    Ok(Some(HttpRule {
+    Ok(HttpRule {
         name: written.name.as_str().into(),
         matches: matches
             .map(|(i, m)| condition(&format!("{field}.match[{i}]"), m, names))
@@ -55,7 +51,11 @@ pub(super) fn rule(
             .as_ref()
             .map(header_changes)
             .unwrap_or_default(),
-    }))
+        delegate: written
+            .delegate
+            .as_ref()
+            .map(|delegate| names.delegate(delegate)),
+    })
 }
 
 fn action(
