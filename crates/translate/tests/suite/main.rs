@@ -10,4 +10,5 @@ mod gateways;
 mod mesh;
 mod own_proxy;
 mod profiles;
+mod scale;
 mod virtual_services;
