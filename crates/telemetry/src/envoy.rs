@@ -37,14 +37,18 @@ impl Stats {
     /// adds up.
     pub fn add(&mut self, scope: Scope<'_>, name: &str, value: u64) {
         let (family, instance) = scope.parts();
-        let kind = ENVOY_STATS
-            .iter()
-            .find(|stat| stat.scope == family && stat.name == name)
-            .map_or(Kind::Counter, |stat| stat.kind);
-        self.all
-            .entry(dotted(family, instance, name))
-            .or_insert((kind, 0))
-            .1 += value;
+        self.put(dotted(family, instance, name), kind(family, name), value);
+    }
+
+    /// Adds a statistic by its full dotted name.
+    pub fn add_dotted(&mut self, name: String, value: u64) {
+        let (family, _, rest) = split(&name);
+        let kind = kind(family, rest);
+        self.put(name, kind, value);
+    }
+
+    fn put(&mut self, name: String, kind: Kind, value: u64) {
+        self.all.entry(name).or_insert((kind, 0)).1 += value;
     }
 
     /// The text of `/stats`: `name: value` lines of the names that `wanted` selects.
@@ -84,6 +88,24 @@ impl Stats {
     }
 }
 
+impl FromIterator<(String, u64)> for Stats {
+    fn from_iter<I: IntoIterator<Item = (String, u64)>>(all: I) -> Self {
+        let mut stats = Self::default();
+        for (name, value) in all {
+            stats.add_dotted(name, value);
+        }
+        stats
+    }
+}
+
+/// The kind of a statistic inside its scope.
+fn kind(family: &str, name: &str) -> Kind {
+    let listed = ENVOY_STATS
+        .iter()
+        .find(|stat| stat.scope == family && stat.name == name);
+    listed.map_or(Kind::Counter, |stat| stat.kind)
+}
+
 impl<'a> Scope<'a> {
     fn parts(self) -> (&'a str, &'a str) {
         match self {
@@ -96,14 +118,12 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The full name. A `;` ends the names of clusters and connection managers, because they contain dots; colons are
-/// separators of some statistics backends, so Envoy writes `_` for them.
+/// The full name. Colons are separators of some statistics backends, so Envoy writes `_` for them.
 fn dotted(family: &str, instance: &str, name: &str) -> String {
-    let instance = instance.replace(':', "_");
-    match family {
-        _ if instance.is_empty() => format!("{family}.{name}"),
-        "cluster" | "http" if !instance.ends_with(';') => format!("{family}.{instance};.{name}"),
-        _ => format!("{family}.{instance}.{name}"),
+    if instance.is_empty() {
+        format!("{family}.{name}")
+    } else {
+        format!("{family}.{}.{name}", instance.replace(':', "_"))
     }
 }
 
@@ -151,15 +171,13 @@ fn split(name: &str) -> (&str, Option<(&'static str, &str)>, &str) {
         _ => return (family, None, rest),
     };
     let found = match family {
-        "cluster" | "http" => rest.rsplit_once(";."),
-        // Addresses and prefixes may hold dots, the statistic's own name does not; `listener.<address>.ssl.*` does.
-        _ => rest
+        // The names end with `;` where the control plane chose them; else the last dot must do.
+        "cluster" | "http" => rest.rsplit_once(";.").or_else(|| rest.rsplit_once('.')),
+        // An address has no lower-case word in it, but dots; what follows may have dots too.
+        "listener" => rest
             .find(|c: char| c.is_ascii_lowercase())
-            .filter(|_| family == "listener")
-            .map_or_else(
-                || rest.rsplit_once('.'),
-                |at| Some((rest[..at].trim_end_matches('.'), &rest[at..])),
-            ),
+            .map(|at| (rest[..at].trim_end_matches('.'), &rest[at..])),
+        _ => rest.rsplit_once('.'),
     };
     match found {
         Some((instance, rest)) if !instance.is_empty() => (family, Some((label, instance)), rest),
@@ -229,12 +247,12 @@ mod tests {
     fn statistics_print_sorted_and_with_their_kinds() {
         let mut stats = Stats::default();
         stats.add(Scope::Process("server"), "state", 0);
-        stats.add(Scope::Cluster("outbound|80||a.b"), "upstream_rq_total", 3);
+        stats.add(Scope::Cluster("outbound|80||a.b;"), "upstream_rq_total", 3);
         stats.add(Scope::Cluster("xds-grpc"), "upstream_cx_active", 1);
-        stats.add(Scope::Cluster("outbound|80||a.b"), "upstream_rq_total", 2);
+        stats.add_dotted("cluster.outbound|80||a.b;.upstream_rq_total".to_owned(), 2);
         assert_eq!(
             stats.text(|_| true),
-            "cluster.outbound|80||a.b;.upstream_rq_total: 5\ncluster.xds-grpc;.upstream_cx_active: 1\nserver.state: 0\n"
+            "cluster.outbound|80||a.b;.upstream_rq_total: 5\ncluster.xds-grpc.upstream_cx_active: 1\nserver.state: 0\n"
         );
         assert_eq!(
             stats.text(|name| name.starts_with("server.")),

@@ -148,6 +148,7 @@ pub fn subscriber(spec: LogSpec) -> (impl tracing::Subscriber + Send + Sync, Han
     let (filter, reload) = reload::Layer::new(spec.levels.targets());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(spec.target)
+        .with_ansi(false)
         .event_format(format::Line { json: spec.json })
         .fmt_fields(tracing_subscriber::fmt::format::DefaultFields::new());
     let handle = Handle {

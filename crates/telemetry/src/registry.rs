@@ -161,12 +161,15 @@ impl Series for Histogram {
     }
 }
 
+/// Label values and what is counted for them.
+type Row<S> = (Box<[Box<str>]>, S);
+
 /// All series of one metric.
 #[derive(Debug)]
 pub struct Family<S> {
     metric: Metric,
     /// Sorted by label values, so that scrapes compare well.
-    series: RwLock<Vec<(Box<[Box<str>]>, S)>>,
+    series: RwLock<Vec<Row<S>>>,
 }
 
 impl<S: Series> Family<S> {
@@ -178,7 +181,7 @@ impl<S: Series> Family<S> {
             "{} has other labels",
             self.metric.name
         );
-        let compare = |row: &(Box<[Box<str>]>, S)| row.0.iter().map(|value| &**value).cmp(values);
+        let compare = |row: &Row<S>| row.0.iter().map(|value| &**value).cmp(values);
         let known = self.series.read();
         if let Ok(at) = known.binary_search_by(compare) {
             return known[at].1.clone();

@@ -116,6 +116,16 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Whether a cluster still declares this service.
+    pub(super) fn is_declared_by(&self, facts: &ServiceFacts<'_>) -> bool {
+        let own = self.0.get();
+        facts.declared.is_some_and(|(host, name, namespace)| {
+            own.host == host && own.namespace == namespace && (name.is_empty() || own.name == name)
+        }) && !matches!(facts.route, "block_all" | "allow_any")
+    }
+}
+
 impl PartialEq for Service {
     fn eq(&self, other: &Self) -> bool {
         Hashed::same(&self.0, &other.0)
@@ -299,7 +309,7 @@ fn write_end(
 }
 
 fn write_service(out: &mut String, host: &str, name: &str, namespace: &str) {
-    let or_unknown = |text| if text == "" { UNKNOWN } else { text };
+    let or_unknown = |text| if str::is_empty(text) { UNKNOWN } else { text };
     write_label(out, "destination_service", or_unknown(host));
     write_label(out, "destination_service_name", or_unknown(name));
     write_label(out, "destination_service_namespace", or_unknown(namespace));

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 use super::scopes;
 
@@ -45,33 +45,43 @@ where
                 all.insert(key.to_owned(), Value::from(value));
             }
             all.append(&mut fields.others);
+            let mut spans = String::new();
+            write_spans(context, &mut spans)?;
+            if !spans.is_empty() {
+                all.insert("span".to_owned(), Value::from(spans));
+            }
             return writeln!(out, "{}", Value::Object(all));
         }
         let mut fields = TextFields::default();
         event.record(&mut fields);
         write!(out, "{now:.6}\t{level}\t{scope}\t{}", fields.message)?;
-        let mut separator = '\t';
-        if !fields.others.is_empty() {
-            write!(out, "\t{}", fields.others)?;
-            separator = ' ';
-        }
-        // Spans from the outermost: their fields belong to the line.
-        for span in context
-            .event_scope()
-            .into_iter()
-            .flat_map(tracing_subscriber::registry::Scope::from_root)
-        {
-            let extensions = span.extensions();
-            if let Some(of_span) = extensions.get::<tracing_subscriber::fmt::FormattedFields<N>>()
-                && !of_span.is_empty()
-            {
-                out.write_char(separator)?;
-                escape(&mut out, of_span)?;
-                separator = ' ';
-            }
+        let mut fields = fields.others;
+        write_spans(context, &mut fields)?;
+        if !fields.is_empty() {
+            write!(out, "\t{fields}")?;
         }
         writeln!(out)
     }
+}
+
+/// Fields of the spans around an event, from the outermost: they belong to the line.
+fn write_spans<S, N>(context: &FmtContext<'_, S, N>, out: &mut String) -> fmt::Result
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
+        let extensions = span.extensions();
+        if let Some(fields) = extensions.get::<FormattedFields<N>>()
+            && !fields.is_empty()
+        {
+            if !out.is_empty() {
+                out.push(' ');
+            }
+            escape(out, fields)?;
+        }
+    }
+    Ok(())
 }
 
 fn level(level: tracing::Level) -> &'static str {

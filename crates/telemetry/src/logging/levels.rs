@@ -6,7 +6,7 @@ use std::fmt;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
-use super::scopes::{COMPONENTS, FOREIGN, OURS, PROXY, SCOPES};
+use super::scopes::{COMPONENTS, OURS, PROXY, SCOPES};
 
 /// Why levels were refused, or a log not set up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -201,7 +201,8 @@ impl Levels {
     ) -> Result<(), LogError> {
         if let Some(level) = level {
             self.proxy = Some(Level::parse_envoy(level)?);
-            self.targets.retain(|target, _| !PROXY.contains(target));
+            self.targets
+                .retain(|target, _| !PROXY.iter().any(|of| target.starts_with(of)));
         }
         for item in items(components) {
             let Some((component, level)) = item.split_once(':') else {
@@ -240,11 +241,8 @@ impl Levels {
     /// The level of a tracing target.
     #[must_use]
     pub fn of(&self, target: &str) -> Level {
-        let inside = |of: &str| {
-            target
-                .strip_prefix(of)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-        };
+        // Plain prefixes, as the filter has them.
+        let inside = |of: &str| target.starts_with(of);
         let special = self
             .targets
             .iter()
@@ -298,6 +296,3 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
         .map(str::trim)
         .filter(|item| !item.is_empty())
 }
-
-// Crates of others that can be told by name are in the table of scopes too.
-const _: () = assert!(!FOREIGN.is_empty());

@@ -13,9 +13,6 @@ pub(super) const PROXY: &[&str] = &[
     "meltemi_compile",
 ];
 
-/// Libraries of others whose names are scopes.
-pub(super) const FOREIGN: &[&str] = &["h2", "hyper", "kube", "rustls", "tonic", "tower", "hickory"];
-
 // table: scopes of `--log_output_level`. Istio's names are accepted, so that its manifests work; those with an empty
 // list have nothing here that logs.
 /// Names that `--log_output_level` knows beside `default` and `all`, each with its tracing targets.
@@ -29,7 +26,7 @@ pub const SCOPES: &[(&str, &[&str])] = &[
     ("ca", &["meltemi_identity"]),
     ("capture", &["meltemi_capture"]),
     ("citadelclient", &["meltemi_identity::client"]),
-    ("cli", &["meltemi"]),
+    ("cli", &["meltemi::"]),
     ("cni", &[]),
     ("compile", &["meltemi_compile"]),
     ("controllers", &["meltemi_kube"]),
