@@ -10,6 +10,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::kinds::{Registry, Resource};
 
+const TITLE: &str = "Kubernetes";
+const VERSION: &str = "v1.36.0";
+
 /// `GET /openapi/v3`: every group version with its hashed address.
 #[must_use]
 pub fn root(registry: &Registry) -> Value {
@@ -82,12 +85,45 @@ pub fn document(registry: &Registry, group: &str, version: &str) -> Option<Vec<u
     }
     let document = json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "info": {"title": TITLE, "version": VERSION},
         "paths": paths,
         "components": {"schemas": components,
             "securitySchemes": {"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}}},
     });
     serde_json::to_vec(&document).ok()
+}
+
+/// The media type in which clients ask for OpenAPI v2.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// `GET /openapi/v2` in protobuf: a document that describes nothing, encoded by hand.
+///
+/// Clients fetch it only where v3 has no document for a group, that is for kinds that are not served. Finding nothing
+/// there either, they say so; without the document they would complain about a missing path.
+#[must_use]
+pub fn v2() -> Vec<u8> {
+    fn text(field: u8, text: &str, out: &mut Vec<u8>) {
+        bytes(field, text.as_bytes(), out);
+    }
+    /// A length-delimited field; everything here is shorter than 128 bytes.
+    fn bytes(field: u8, value: &[u8], out: &mut Vec<u8>) {
+        out.extend([field << 3 | 2, value.len() as u8]);
+        out.extend(value);
+    }
+    let mut info = Vec::new();
+    text(1, TITLE, &mut info);
+    text(2, VERSION, &mut info);
+    let mut document = Vec::new();
+    text(1, "2.0", &mut document);
+    bytes(2, &info, &mut document);
+    bytes(8, &[], &mut document);
+    document
+}
+
+/// The same as JSON.
+#[must_use]
+pub fn v2_json() -> Value {
+    json!({"swagger": "2.0", "info": {"title": TITLE, "version": VERSION}, "paths": {}, "definitions": {}})
 }
 
 #[cfg(test)]

@@ -173,6 +173,15 @@ fn document(api: &Api, request: &Request<Incoming>) -> ApiResult<Response<Body>>
         ["api", version] => discovery::api_resources(&registry, "", version),
         ["apis", group] => discovery::api_group(&registry, group),
         ["apis", group, version] => discovery::api_resources(&registry, group, version),
+        ["openapi", "v2"] if accepts(request, "proto-openapi") => {
+            let document = crate::openapi::v2();
+            return Ok(reply::typed(
+                StatusCode::OK,
+                crate::openapi::V2_PROTOBUF,
+                document,
+            ));
+        }
+        ["openapi", "v2"] => Some(crate::openapi::v2_json()),
         ["openapi", "v3"] => Some(crate::openapi::root(&registry)),
         ["openapi", "v3", rest @ ..] => return openapi(&registry, rest),
         ["openid", "v1", "jwks"] => Some(api.tokens.key_set()),
@@ -197,6 +206,13 @@ fn openapi(registry: &crate::kinds::Registry, rest: &[&str]) -> ApiResult<Respon
     };
     let document = document.ok_or_else(ApiError::no_such_path)?;
     Ok(reply::json(StatusCode::OK, document))
+}
+
+fn accepts(request: &Request<Incoming>, part: &str) -> bool {
+    let accept = request.headers().get(http::header::ACCEPT);
+    accept
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|a| a.contains(part))
 }
 
 fn wants_aggregated(request: &Request<Incoming>) -> bool {

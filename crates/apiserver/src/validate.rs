@@ -119,7 +119,7 @@ pub fn update(
 fn kind_rules(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     match (resource.group.as_ref(), resource.kind.as_ref()) {
         ("", "Pod") if old.is_none_or(|old| old["spec"] != object["spec"]) => {
-            pod::spec(&object["spec"], "spec")
+            pod::spec(&object["spec"], "spec", &[])
         }
         ("", "Service") => service::check(object),
         ("", kind @ ("ConfigMap" | "Secret")) => config::data(kind, object),

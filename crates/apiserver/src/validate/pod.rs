@@ -7,10 +7,11 @@ use serde_json::Value;
 use super::names;
 use crate::field::{FieldError, child, index};
 
-/// A pod spec at `path`.
-pub(super) fn spec(spec: &Value, path: &str) -> Vec<FieldError> {
+/// A pod spec at `path`; `claims` are the names of a StatefulSet's claim templates, which are volumes too.
+pub(super) fn spec(spec: &Value, path: &str, claims: &[&str]) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let volumes = volumes(&spec["volumes"], &child(path, "volumes"), &mut errors);
+    let mut volumes = volumes(&spec["volumes"], &child(path, "volumes"), &mut errors);
+    volumes.extend(claims.iter().map(|c| (*c).to_owned()));
     if spec["containers"].as_array().is_none_or(Vec::is_empty) {
         errors.push(FieldError::required(child(path, "containers"), ""));
     }

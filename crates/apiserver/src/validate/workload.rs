@@ -24,7 +24,20 @@ pub(super) fn check(kind: &str, object: &Value) -> Vec<FieldError> {
                 &mut errors,
             );
             selector(kind, spec, &mut errors);
-            template(&spec["template"], "spec.template", &["Always"], &mut errors);
+            let claims = spec["volumeClaimTemplates"]
+                .as_array()
+                .into_iter()
+                .flatten();
+            let claims: Vec<&str> = claims
+                .filter_map(|c| c["metadata"]["name"].as_str())
+                .collect();
+            template(
+                &spec["template"],
+                "spec.template",
+                &["Always"],
+                &claims,
+                &mut errors,
+            );
             if kind == "Deployment" {
                 pod::one_of(
                     &spec["strategy"],
@@ -80,6 +93,7 @@ fn job(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         &spec["template"],
         &format!("{path}.template"),
         &["OnFailure", "Never"],
+        &[],
         errors,
     );
 }
@@ -123,7 +137,13 @@ fn lower_first(kind: &str) -> String {
         .map_or_else(String::new, |c| c.to_lowercase().chain(chars).collect())
 }
 
-fn template(template: &Value, path: &str, restart: &[&str], errors: &mut Vec<FieldError>) {
+fn template(
+    template: &Value,
+    path: &str,
+    restart: &[&str],
+    claims: &[&str],
+    errors: &mut Vec<FieldError>,
+) {
     if !template.is_object() {
         return errors.push(FieldError::required(path, ""));
     }
@@ -131,7 +151,11 @@ fn template(template: &Value, path: &str, restart: &[&str], errors: &mut Vec<Fie
         &template["metadata"],
         &format!("{path}.metadata"),
     ));
-    errors.extend(pod::spec(&template["spec"], &format!("{path}.spec")));
+    errors.extend(pod::spec(
+        &template["spec"],
+        &format!("{path}.spec"),
+        claims,
+    ));
     let policy = &template["spec"]["restartPolicy"];
     if policy
         .as_str()
