@@ -4,19 +4,25 @@
 //! either side ends. The caller's credentials stay here: the kubelet sees the API server's own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderName, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::http::Body;
 use crate::request::Query;
 use crate::rest::Call;
 use crate::status::{ApiError, ApiResult};
 use crate::store::Key;
+
+/// A kubelet answers within this time; what it streams then has no limit.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Headers that must not travel on to the kubelet.
 const PRIVATE: &[HeaderName] = &[AUTHORIZATION, HOST, http::header::COOKIE];
@@ -244,18 +250,20 @@ async fn send(
         parts.headers.insert(HOST, value);
     }
     parts.extensions = http::Extensions::default();
-    let mut response = sender
-        .send_request(Request::from_parts(parts, body))
+    let answer = sender.send_request(Request::from_parts(parts, body));
+    let mut response = tokio::time::timeout(ANSWER_TIMEOUT, answer)
         .await
+        .map_err(|_| ApiError::timeout("the kubelet did not answer in time"))?
         .map_err(|e| failed(&e))?;
     if wants_upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let kubelet_side = hyper::upgrade::on(&mut response);
-        tokio::spawn(tunnel(client_side, kubelet_side));
+        tokio::spawn(tunnel(client_side, kubelet_side, call.api.stopping.clone()));
     }
     Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
 }
 
-async fn tunnel(client: hyper::upgrade::OnUpgrade, kubelet: hyper::upgrade::OnUpgrade) {
+/// Copies until either side ends or the server stops.
+async fn tunnel(client: OnUpgrade, kubelet: OnUpgrade, mut stopping: watch::Receiver<bool>) {
     let (client, kubelet) = match tokio::try_join!(client, kubelet) {
         Ok(both) => both,
         Err(error) => {
@@ -264,8 +272,13 @@ async fn tunnel(client: hyper::upgrade::OnUpgrade, kubelet: hyper::upgrade::OnUp
         }
     };
     let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await {
-        tracing::debug!(error = %error, "tunnel to the kubelet ended");
+    tokio::select! {
+        () = crate::state::stopped(&mut stopping) => {}
+        ended = tokio::io::copy_bidirectional(&mut client, &mut kubelet) => {
+            if let Err(error) = ended {
+                tracing::debug!(error = %error, "tunnel to the kubelet ended");
+            }
+        }
     }
 }
 
