@@ -15,10 +15,17 @@ use prost::Message as _;
 mod descriptor;
 #[path = "build/istio.rs"]
 mod istio;
+#[path = "build/rules.rs"]
+mod rules;
 
-use descriptor::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet};
+use descriptor::{
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FieldRules, FileDescriptorSet,
+};
 
+const REPEATED: u8 = 1;
 const MAP: u8 = 2;
+const SENSITIVE: u8 = 4;
+const PRESENCE: u8 = 8;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -70,9 +77,15 @@ fn descriptors() -> PathBuf {
 
 #[derive(Default)]
 struct Table {
-    messages: BTreeMap<String, Vec<Field>>,
+    messages: BTreeMap<String, Message>,
     enums: BTreeMap<String, Vec<(String, i32)>>,
     map_entries: Vec<String>,
+}
+
+struct Message {
+    fields: Vec<Field>,
+    /// Bit for each oneof of which a member must be set.
+    required_oneofs: u32,
 }
 
 struct Field {
@@ -82,6 +95,32 @@ struct Field {
     flags: u8,
     target: String,
     oneof: u32,
+    rules: Option<FieldRules>,
+}
+
+impl Field {
+    fn of(field: &FieldDescriptorProto) -> Self {
+        let options = field.options.clone().unwrap_or_default();
+        let presence = field.oneof_index.is_some() || field.proto3_optional;
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        Self {
+            number: field.number,
+            name: field.name.clone(),
+            kind: u8::try_from(field.r#type).expect("field kinds are small"),
+            flags: flag(field.label == 3, REPEATED)
+                | flag(options.sensitive, SENSITIVE)
+                | flag(presence, PRESENCE),
+            target: field.type_name.trim_start_matches('.').to_owned(),
+            // A synthetic oneof only marks presence.
+            oneof: match field.oneof_index {
+                Some(index) if !field.proto3_optional => {
+                    u32::try_from(index).expect("oneofs are few")
+                }
+                _ => u32::MAX,
+            },
+            rules: options.rules,
+        }
+    }
 }
 
 impl Table {
@@ -128,25 +167,26 @@ impl Table {
         {
             self.map_entries.push(name.clone());
         }
-        let fields = message.field.iter().map(|field| Field {
-            number: field.number,
-            name: field.name.clone(),
-            kind: u8::try_from(field.r#type).expect("field kinds are small"),
-            flags: u8::from(field.label == 3)
-                | u8::from(field.options.as_ref().is_some_and(|o| o.sensitive)) << 2,
-            target: field.type_name.trim_start_matches('.').to_owned(),
-            // A synthetic oneof only marks presence.
-            oneof: match field.oneof_index {
-                Some(index) if !field.proto3_optional => {
-                    u32::try_from(index).expect("oneofs are few")
-                }
-                _ => u32::MAX,
+        let required = |option: &descriptor::OneofDescriptorProto| {
+            option.options.as_ref().is_some_and(|o| o.required)
+        };
+        let required_oneofs = message
+            .oneof_decl
+            .iter()
+            .enumerate()
+            .filter(|(_, oneof)| required(oneof))
+            .fold(0_u32, |mask, (position, _)| mask | 1 << position);
+        let fields = message.field.iter().map(Field::of).collect();
+        self.messages.insert(
+            name,
+            Message {
+                fields,
+                required_oneofs,
             },
-        });
-        self.messages.insert(name, fields.collect());
+        );
     }
 
-    /// Counts, then messages, fields, enums and values as arrays of fixed records, then the names they refer to.
+    /// Counts, then messages, fields, enums, values and rules as arrays of fixed records, then the names they refer to.
     fn encode(&self) -> Vec<u8> {
         let position = |keys: Vec<&String>| -> BTreeMap<String, u32> {
             keys.into_iter()
@@ -157,34 +197,51 @@ impl Table {
         let message_at = position(self.messages.keys().collect());
         let enum_at = position(self.enums.keys().collect());
         let mut names = Names::default();
-        let (mut messages, mut fields, mut enums, mut values) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut field_count = 0;
-        for (name, list) in &self.messages {
+        let (mut messages, mut fields, mut enums, mut values, mut records_of_rules) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut field_count, mut rule_count) = (0, 0);
+        for (name, message) in &self.messages {
+            let at = names.add(name);
+            let count = index(message.fields.len());
             for word in [
-                names.add(name),
+                at,
                 index(name.len()),
                 field_count,
-                index(list.len()),
+                count,
+                message.required_oneofs,
             ] {
                 messages.extend(word.to_le_bytes());
             }
-            field_count += index(list.len());
-            for field in list {
+            field_count += count;
+            for field in &message.fields {
                 let map = self.map_entries.contains(&field.target);
                 let target = message_at
                     .get(&field.target)
                     .or_else(|| enum_at.get(&field.target));
+                let records = field
+                    .rules
+                    .as_ref()
+                    .map(|rules| rules::records(rules, &mut names))
+                    .unwrap_or_default();
                 fields.extend(field.number.to_le_bytes());
-                fields.extend(names.add(&field.name).to_le_bytes());
-                fields.extend(target.copied().unwrap_or(u32::MAX).to_le_bytes());
-                fields.extend(field.oneof.to_le_bytes());
+                for word in [
+                    names.add(&field.name),
+                    target.copied().unwrap_or(u32::MAX),
+                    field.oneof,
+                ] {
+                    fields.extend(word.to_le_bytes());
+                }
                 fields.extend(
                     u16::try_from(field.name.len())
                         .expect("field names are short")
                         .to_le_bytes(),
                 );
                 fields.extend([field.kind, field.flags | if map { MAP } else { 0 }]);
+                for word in [rule_count, index(records.len())] {
+                    fields.extend(word.to_le_bytes());
+                }
+                rule_count += index(records.len());
+                records_of_rules.extend(records.iter().flat_map(rules::Rule::encode));
             }
         }
         let mut value_count = 0;
@@ -209,12 +266,22 @@ impl Table {
             field_count,
             index(self.enums.len()),
             value_count,
+            rule_count,
         ];
         let head: Vec<u8> = counts
             .iter()
             .flat_map(|count| count.to_le_bytes())
             .collect();
-        [head, messages, fields, enums, values, names.bytes].concat()
+        [
+            head,
+            messages,
+            fields,
+            enums,
+            values,
+            records_of_rules,
+            names.bytes,
+        ]
+        .concat()
     }
 }
 

@@ -66,7 +66,7 @@ fn of(message: &str) -> Option<&'static Coverage> {
         .map(|at| &tables::MESSAGES[at])
 }
 
-/// Refuses the first field, at any depth, that has no effect here.
+/// Refuses the first field, at any depth, that has no effect here or breaks a constraint of the protos.
 pub(crate) fn check<M: Message>(message: &M, name: &str) -> Result<(), Refusal> {
     let bytes = message.encode_to_vec();
     let judged = walk(name, &bytes, &mut |message, field| match of(message) {
@@ -77,7 +77,9 @@ pub(crate) fn check<M: Message>(message: &M, name: &str) -> Result<(), Refusal> 
             Effect::Refused => Step::Refuse("not supported".to_owned()),
         },
     });
-    judged.map_err(Refusal::from)
+    judged?;
+    // Constraints come second: a field that is not supported at all is named first.
+    Ok(meltemi_proto::validate::validate(name, &bytes)?)
 }
 
 #[cfg(test)]

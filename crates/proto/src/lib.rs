@@ -5,6 +5,7 @@
 pub mod any;
 pub mod istio;
 pub mod json;
+pub mod validate;
 pub mod walk;
 
 pub use envoy_types::pb::{envoy, google, udpa, xds};

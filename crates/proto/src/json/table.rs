@@ -2,11 +2,12 @@
 
 static TABLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/messages.bin"));
 
-const HEAD: usize = 16;
-const MESSAGE: usize = 16;
-const FIELD: usize = 20;
+const HEAD: usize = 20;
+const MESSAGE: usize = 20;
+const FIELD: usize = 28;
 const ENUM: usize = 16;
 const VALUE: usize = 12;
+const RULE: usize = 16;
 
 /// Field kinds, as `google.protobuf.FieldDescriptorProto.Type` numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message {
     pub(crate) name: &'static str,
+    /// Bit for each oneof of which a member must be set.
+    pub(crate) required_oneofs: u32,
     first: usize,
     count: usize,
 }
@@ -48,7 +51,47 @@ pub(crate) struct Field {
     pub(crate) map: bool,
     pub(crate) sensitive: bool,
     pub(crate) oneof: Option<u32>,
+    /// Unset differs from the default value.
+    pub(crate) presence: bool,
     target: usize,
+    rules: (usize, usize),
+}
+
+/// Where a rule applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The field itself.
+    Own,
+    /// Each item.
+    Items,
+    /// Each map key.
+    Keys,
+    /// Each map value.
+    Values,
+}
+
+/// What a rule asks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Rule {
+    MinLen(u64),
+    MaxLen(u64),
+    MinBytes(u64),
+    MaxBytes(u64),
+    Gt(f64),
+    Gte(f64),
+    Lt(f64),
+    Lte(f64),
+    MinItems(u64),
+    MaxItems(u64),
+    Required,
+    DefinedOnly,
+    NotIn(f64),
+    TextIn(&'static str),
+    Prefix(&'static str),
+    HeaderName(bool),
+    HeaderValue(bool),
+    True,
+    IgnoreEmpty,
 }
 
 /// One enum.
@@ -68,7 +111,7 @@ fn size(at: usize) -> usize {
 }
 
 fn text(offset: usize, length: usize) -> &'static str {
-    let names = values_at() + size(12) * VALUE;
+    let names = rules_at() + size(16) * RULE;
     std::str::from_utf8(&TABLE[names + offset..names + offset + length]).expect("names are ASCII")
 }
 
@@ -84,12 +127,17 @@ fn values_at() -> usize {
     enums_at() + size(8) * ENUM
 }
 
+fn rules_at() -> usize {
+    values_at() + size(12) * VALUE
+}
+
 fn message_at(index: usize) -> Message {
     let at = HEAD + index * MESSAGE;
     Message {
         name: text(size(at), size(at + 4)),
         first: size(at + 8),
         count: size(at + 12),
+        required_oneofs: word(at + 16),
     }
 }
 
@@ -162,7 +210,20 @@ impl Field {
             repeated: flags & 1 != 0,
             map: flags & 2 != 0,
             sensitive: flags & 4 != 0,
+            presence: flags & 8 != 0,
+            rules: (size(at + 20), size(at + 24)),
         }
+    }
+
+    /// The field's constraints.
+    pub(crate) fn rules(self) -> impl Iterator<Item = (Place, Rule)> {
+        let (first, count) = self.rules;
+        (first..first + count).filter_map(rule_at)
+    }
+
+    /// True when the field has constraints of its own.
+    pub(crate) fn has_rules(self) -> bool {
+        self.rules.1 > 0
     }
 
     /// The message of a message field (the entry, for a map).
@@ -188,6 +249,43 @@ impl Enum {
             (text(size(at), size(at + 4)), word(at + 8).cast_signed())
         })
     }
+}
+
+// table: operations, as build/rules.rs numbers them
+fn rule_at(index: usize) -> Option<(Place, Rule)> {
+    let at = rules_at() + index * RULE;
+    let number = u64::from_le_bytes(TABLE[at + 8..at + 16].try_into().expect("eight bytes"));
+    let bound = f64::from_bits(number);
+    let words = || text(usize::try_from(number).unwrap_or(0), size(at + 4));
+    let place = match TABLE[at + 1] {
+        0 => Place::Own,
+        1 => Place::Items,
+        2 => Place::Keys,
+        _ => Place::Values,
+    };
+    let rule = match TABLE[at] {
+        1 => Rule::MinLen(number),
+        2 => Rule::MaxLen(number),
+        3 => Rule::MinBytes(number),
+        4 => Rule::MaxBytes(number),
+        5 => Rule::Gt(bound),
+        6 => Rule::Gte(bound),
+        7 => Rule::Lt(bound),
+        8 => Rule::Lte(bound),
+        9 => Rule::MinItems(number),
+        10 => Rule::MaxItems(number),
+        11 => Rule::Required,
+        12 => Rule::DefinedOnly,
+        13 => Rule::NotIn(bound),
+        14 => Rule::TextIn(words()),
+        15 => Rule::Prefix(words()),
+        16 => Rule::HeaderName(number != 0),
+        17 => Rule::HeaderValue(number != 0),
+        18 => Rule::True,
+        19 => Rule::IgnoreEmpty,
+        _ => return None,
+    };
+    Some((place, rule))
 }
 
 // table: descriptor numbers
