@@ -21,6 +21,12 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("a_pod_reaches_a_service_by_name", by_name),
     ("a_job_completes", job),
+    (
+        "a_pod_calls_the_api_server_with_its_own_account",
+        own_account,
+    ),
+    ("the_api_server_reaches_services_through_the_tunnel", tunnel),
+    ("a_dozen_pods_start_together", dozen),
     ("a_pod_reaches_the_outside_by_tcp_and_udp", outside),
 ];
 
@@ -287,4 +293,86 @@ fn host_address() -> Option<std::net::Ipv4Addr> {
     let interfaces = nix::ifaddrs::getifaddrs().ok()?;
     let mut addresses = interfaces.filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip()));
     addresses.find(|address| !address.is_loopback() && address.octets()[0] != 172)
+}
+
+/// Twelve pods with an init container and two probed containers each, all at once.
+fn dozen() {
+    let world = World::new();
+    let mut web = web(12, "v1");
+    let spec = &mut web["spec"]["template"]["spec"];
+    let mut second = spec["containers"][0].clone();
+    second["name"] = json!("second");
+    second["args"] = json!(["http", "8081"]);
+    second["readinessProbe"]["httpGet"]["port"] = json!(8081);
+    spec["containers"]
+        .as_array_mut()
+        .expect("a list")
+        .push(second);
+    spec["initContainers"] = json!([{"name": "init", "image": "busybox", "command": ["true"]}]);
+    let began = std::time::Instant::now();
+    world.create::<Deployment>(web);
+    eventually("all are available", || available(&world, 12));
+    eprintln!("twelve pods were ready after {:?}", began.elapsed());
+    let addresses: std::collections::BTreeSet<_> = world
+        .list::<Pod>()
+        .into_iter()
+        .filter_map(|pod| pod.status?.pod_ip)
+        .collect();
+    assert_eq!(addresses.len(), 12);
+}
+
+fn own_account() {
+    if std::process::Command::new("curl")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        crate::world::skip("curl is not there");
+    }
+    let mut world = World::new();
+    let script = "cd /var/run/secrets/kubernetes.io/serviceaccount && \
+        curl -sS --retry 5 --retry-connrefused --cacert ca.crt -H \"Authorization: Bearer $(cat token)\" \
+        https://kubernetes.default.svc/apis/authentication.k8s.io/v1/selfsubjectreviews \
+        -H 'content-type: application/json' \
+        -d '{\"kind\":\"SelfSubjectReview\",\"apiVersion\":\"authentication.k8s.io/v1\"}'; \
+        curl -sS --cacert ca.crt https://kubernetes.default.svc:443/version";
+    world.create::<Pod>(script_pod("caller", script));
+    world.phase("caller", "Succeeded");
+    let log = world.logs("caller", "main", false).expect("a log");
+    assert!(log.contains("gitVersion"), "{log}");
+    assert!(
+        log.contains("system:serviceaccount:default:default"),
+        "{log}"
+    );
+}
+
+fn tunnel() {
+    use std::io::{Read as _, Write as _};
+    let world = World::new();
+    world.create::<Deployment>(web(1, "v1"));
+    let service = world.create::<Service>(web_service());
+    let address = service
+        .spec
+        .and_then(|spec| spec.cluster_ip)
+        .expect("an address");
+    let socket = world.state.path().join("run/egress.sock");
+    let answer = eventually("the service answers through the tunnel", || {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).ok()?;
+        stream
+            .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+            .ok()?;
+        stream
+            .write_all(format!("CONNECT {address}:80 HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+            .ok()?;
+        let mut head = [0u8; 39];
+        stream.read_exact(&mut head).ok()?;
+        assert!(head.starts_with(b"HTTP/1.1 "), "{head:?}");
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.contains("web-").then_some(text)
+    });
+    assert!(answer.contains("200"), "{answer}");
 }
