@@ -18,6 +18,7 @@ use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
 use meltemi_traffic::rbac::AuthzFacts;
+use meltemi_upstream::balance::Pick;
 use meltemi_upstream::cluster::{Cluster, Host};
 use meltemi_upstream::connect::ConnectError;
 use meltemi_upstream::pool::{ConnFacts, ConnectionNeeds};
@@ -183,7 +184,7 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
                     .proxy
                     .hash_source_ip
                     .then(|| source_hash(record.info.remote.ip()));
-                cluster.pick(hash, &tried, 3)
+                worker.pools.pick(&cluster, &Pick { hash, avoid: &tried, attempts: 3 })
             }
         };
         let Some(host) = host else {
@@ -380,13 +381,9 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
     std::future::poll_fn(|cx| {
         let sent = up.poll(cx, &mut client, &mut upstream, &mut idle);
         let received = down.poll(cx, &mut upstream, &mut client, &mut idle);
-        if let Some(series) = &record.series {
-            series
-                .received
-                .fetch_add(up.bytes - record.bytes.0, Ordering::Relaxed);
-            series
-                .sent
-                .fetch_add(down.bytes - record.bytes.1, Ordering::Relaxed);
+        if let Some(counted) = &record.counted {
+            counted.received(up.bytes - record.bytes.0);
+            counted.sent(down.bytes - record.bytes.1);
         }
         record.bytes = (up.bytes, down.bytes);
         match (sent, received) {

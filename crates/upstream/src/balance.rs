@@ -1,33 +1,30 @@
 //! The hosts of a cluster, arranged for picking.
 //!
-//! A set is immutable: hosts that come, go, or change health make a new set. The policies' maths is `traffic`'s.
+//! A set is immutable: hosts that come, go, or change health make a new set. The policies' maths is `traffic`'s; what
+//! moves between picks is a [`PickState`], one for each worker and cluster.
 
 use std::sync::Arc;
 
-use meltemi_traffic::cluster::{Cluster as ClusterConfig, LbPolicy};
+use meltemi_traffic::balance::{Balancer, HostFacts, PickContext, PickState};
+use meltemi_traffic::cluster::{Cluster as ClusterConfig, Hashing, LbCommon, LbPolicy};
+use meltemi_traffic::endpoint::{Assignment, Health, Locality};
 
-use crate::cluster::Host;
+use crate::cluster::{Host, next_id};
 
 /// The hosts of a cluster.
 #[derive(Debug)]
 pub struct HostSet {
     all: Vec<Arc<Host>>,
     locality_weights: Vec<Option<u32>>,
-    /// Hosts that may be picked now: those of the first priority that has any.
-    usable: Vec<Arc<Host>>,
-    policy: LbPolicy,
-    weighted: bool,
+    overprovisioning: u32,
+    balancer: Balancer,
 }
 
 /// What a pick depends on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Pick<'a> {
     /// Hash of the request, for consistent policies.
     pub hash: Option<u64>,
-    /// Round robin position.
-    pub turn: u64,
-    /// Random numbers.
-    pub random: [u64; 2],
     /// Hosts already tried, by state id.
     pub avoid: &'a [u64],
     /// Picks until an avoided host is taken anyway.
@@ -37,66 +34,49 @@ pub struct Pick<'a> {
 impl HostSet {
     /// No hosts.
     pub fn empty() -> Self {
-        Self {
-            all: Vec::new(),
-            locality_weights: Vec::new(),
-            usable: Vec::new(),
-            policy: LbPolicy::RoundRobin(None),
-            weighted: false,
-        }
+        let balancer = Balancer::new(&LbPolicy::Random, &LbCommon::default(), 100, &[], next_id());
+        Self { all: Vec::new(), locality_weights: Vec::new(), overprovisioning: 100, balancer }
     }
 
     /// Arranges hosts, each with the weight of its locality.
-    pub fn new(hosts: Vec<(Host, Option<u32>)>, config: &ClusterConfig) -> Self {
-        let (all, locality_weights) = hosts
-            .into_iter()
-            .map(|(host, weight)| (Arc::new(host), weight))
-            .unzip();
-        Self::arrange(all, locality_weights, config)
+    pub fn new(hosts: Vec<(Host, Option<u32>)>, overprovisioning: u32, config: &ClusterConfig) -> Self {
+        let (all, locality_weights) = hosts.into_iter().map(|(host, weight)| (Arc::new(host), weight)).unzip();
+        let overprovisioning = match overprovisioning {
+            0 => Assignment::DEFAULT_OVERPROVISIONING,
+            given => given,
+        };
+        Self::arrange(all, locality_weights, overprovisioning, config)
     }
 
     /// The same hosts with their present health.
     pub fn rearranged(&self, config: &ClusterConfig) -> Self {
-        Self::arrange(self.all.clone(), self.locality_weights.clone(), config)
+        Self::arrange(self.all.clone(), self.locality_weights.clone(), self.overprovisioning, config)
     }
 
     fn arrange(
         all: Vec<Arc<Host>>,
         locality_weights: Vec<Option<u32>>,
+        overprovisioning: u32,
         config: &ClusterConfig,
     ) -> Self {
-        let priorities = all
+        let by_name = hashing(&config.lb).is_some_and(|hashing| hashing.use_hostname);
+        let keys: Vec<String> = all.iter().map(|host| hash_key(host, by_name)).collect();
+        let mut localities: Vec<(&Locality, u32)> = Vec::new();
+        let facts: Vec<HostFacts<'_>> = all
             .iter()
-            .map(|host| host.priority)
-            .max()
-            .map_or(0, |max| max + 1);
-        let available = |priority: u32| -> Vec<Arc<Host>> {
-            all.iter()
-                .filter(|host| host.priority == priority && host.is_available())
-                .cloned()
-                .collect()
-        };
-        let mut usable = (0..priorities)
-            .map(available)
-            .find(|hosts| !hosts.is_empty())
-            .unwrap_or_default();
-        if usable.is_empty() && config.lb_common.panic_threshold > 0.0 {
-            usable = all
-                .iter()
-                .filter(|host| host.priority == 0)
-                .cloned()
-                .collect();
-        }
-        let weighted = usable
-            .windows(2)
-            .any(|pair| pair[0].endpoint.weight != pair[1].endpoint.weight);
-        Self {
-            all,
-            locality_weights,
-            usable,
-            policy: config.lb.clone(),
-            weighted,
-        }
+            .zip(&keys)
+            .zip(&locality_weights)
+            .map(|((host, key), locality_weight)| HostFacts {
+                key,
+                weight: host.endpoint.weight.max(1),
+                health: health(host),
+                priority: host.priority,
+                locality: number_of(&mut localities, host),
+                locality_weight: *locality_weight,
+            })
+            .collect();
+        let balancer = Balancer::new(&config.lb, &config.lb_common, overprovisioning, &facts, next_id());
+        Self { all, locality_weights, overprovisioning, balancer }
     }
 
     /// Every host, usable or not.
@@ -105,63 +85,51 @@ impl HostSet {
     }
 
     /// Picks a host; `None` when none may be used.
-    pub fn pick(&self, pick: &Pick<'_>) -> Option<&Arc<Host>> {
-        let mut chosen = self.pick_once(pick, 0)?;
-        for attempt in 1..=u64::from(pick.attempts) {
-            if !pick.avoid.contains(&chosen.state.id) {
-                break;
-            }
-            chosen = self.pick_once(pick, attempt)?;
-        }
-        Some(chosen)
+    pub fn pick(&self, state: &mut PickState, pick: &Pick<'_>) -> Option<&Arc<Host>> {
+        let hosts = &self.all;
+        let position = self.balancer.pick(
+            state,
+            &mut PickContext {
+                random: &mut || fastrand::u64(..),
+                hash: pick.hash,
+                active: &|at| hosts.get(at).map_or(0, |host| host.state.active.get().into()),
+                age: &|at| hosts.get(at).map_or(std::time::Duration::MAX, |host| host.state.age()),
+                avoid: &|at| hosts.get(at).is_some_and(|host| pick.avoid.contains(&host.state.id)),
+                attempts: pick.attempts,
+            },
+        )?;
+        hosts.get(position)
     }
+}
 
-    fn pick_once(&self, pick: &Pick<'_>, attempt: u64) -> Option<&Arc<Host>> {
-        let hosts = &self.usable;
-        let count = hosts.len() as u64;
-        if count == 0 {
-            return None;
-        }
-        if count == 1 {
-            return hosts.first();
-        }
-        let turn = pick.turn.wrapping_add(attempt);
-        if self.weighted {
-            return self.by_weight(turn);
-        }
-        let at = |index: u64| hosts.get((index % count) as usize);
-        match &self.policy {
-            LbPolicy::LeastRequest(_) => {
-                let first = at(pick.random[0].wrapping_add(attempt))?;
-                let second = at(pick.random[1].wrapping_add(attempt.rotate_left(3)))?;
-                Some(if second.state.active.get() < first.state.active.get() {
-                    second
-                } else {
-                    first
-                })
-            }
-            LbPolicy::Random => at(pick.random[0].wrapping_add(attempt)),
-            LbPolicy::RingHash(_) | LbPolicy::Maglev(_) => {
-                at(pick.hash.unwrap_or(pick.random[0]).wrapping_add(attempt))
-            }
-            LbPolicy::RoundRobin(_) | LbPolicy::ClusterProvided => at(turn),
-        }
+fn hashing(policy: &LbPolicy) -> Option<Hashing> {
+    match policy {
+        LbPolicy::RingHash(ring) => Some(ring.hashing),
+        LbPolicy::Maglev(maglev) => Some(maglev.hashing),
+        LbPolicy::RoundRobin(_) | LbPolicy::LeastRequest(_) | LbPolicy::Random | LbPolicy::ClusterProvided => None,
     }
+}
 
-    fn by_weight(&self, turn: u64) -> Option<&Arc<Host>> {
-        let total: u64 = self
-            .usable
-            .iter()
-            .map(|host| u64::from(host.endpoint.weight.max(1)))
-            .sum();
-        let mut left = turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % total;
-        for host in &self.usable {
-            let weight = u64::from(host.endpoint.weight.max(1));
-            if left < weight {
-                return Some(host);
-            }
-            left -= weight;
-        }
-        self.usable.first()
+fn hash_key(host: &Host, by_name: bool) -> String {
+    let given = host.endpoint.metadata.get("envoy.lb", &["hash_key"]).and_then(|value| value.as_str());
+    match given {
+        Some(key) => key.to_owned(),
+        None if by_name && !host.endpoint.hostname.is_empty() => host.endpoint.hostname.to_string(),
+        None => host.target.to_string(),
     }
+}
+
+/// All sources of health together.
+fn health(host: &Host) -> Health {
+    if host.is_available() { host.endpoint.health } else { Health::Unhealthy }
+}
+
+fn number_of<'h>(known: &mut Vec<(&'h Locality, u32)>, host: &'h Host) -> u32 {
+    let same = |(locality, priority): &(&Locality, u32)| **locality == host.locality && *priority == host.priority;
+    let position = known.iter().position(same);
+    let position = position.unwrap_or_else(|| {
+        known.push((&host.locality, host.priority));
+        known.len() - 1
+    });
+    u32::try_from(position).unwrap_or(u32::MAX)
 }

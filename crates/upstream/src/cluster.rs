@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use std::time::{Duration, Instant};
+
 use arc_swap::ArcSwap;
 use meltemi_telemetry::istio::{Service, ServiceFacts};
 use meltemi_traffic::Str;
@@ -16,14 +18,14 @@ use meltemi_traffic::cluster::{
 };
 use meltemi_traffic::endpoint::{Address, Endpoint, Health, Locality};
 
-use crate::balance::{HostSet, Pick};
+use crate::balance::HostSet;
 use crate::connect::Target;
 use crate::outlier::Outlier;
 use crate::tls::{ClientContext, SecretStore};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-fn next_id() -> u64 {
+pub(crate) fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
@@ -156,8 +158,6 @@ impl ClusterStats {
 pub struct ClusterState {
     /// Breakers for default and high priority.
     breakers: [Breaker; 2],
-    /// Round robin position.
-    turn: AtomicU64,
     /// Hosts by dialled address, with all that is known of them.
     hosts: parking_lot::Mutex<HashMap<Target, Arc<HostState>>>,
 }
@@ -244,6 +244,7 @@ pub struct HostState {
     /// Outlier detection.
     pub outlier: Outlier,
     removed: AtomicBool,
+    since: Instant,
 }
 
 impl HostState {
@@ -260,7 +261,13 @@ impl HostState {
             rq_timeout: AtomicU64::new(0),
             outlier: Outlier::default(),
             removed: AtomicBool::new(false),
+            since: Instant::now(),
         })
+    }
+
+    /// Time since the host was added, for slow start.
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// The host left the cluster: its idle connections close.
@@ -307,10 +314,18 @@ impl Cluster {
             .map(|socket| transport(socket, secrets))
             .collect();
         let hosts = ArcSwap::from_pointee(HostSet::empty());
+        let service = config.istio_service().map(|declared| {
+            Service::resolve(&ServiceFacts {
+                declared: Some(declared),
+                cluster: &config.name,
+                ..ServiceFacts::default()
+            })
+        });
         Arc::new(Self {
             config,
             hosts,
             stats,
+            service,
             warm: AtomicBool::new(false),
             breakers,
             state,
@@ -324,7 +339,7 @@ impl Cluster {
     }
 
     /// Takes a new set of hosts. Hosts whose address stays keep their state; those that left lose their idle connections.
-    pub fn set_hosts(&self, discovered: &[Discovered]) {
+    pub fn set_hosts(&self, discovered: &[Discovered], overprovisioning: u32) {
         let mut known = self.state.hosts.lock();
         let mut present = HashMap::with_capacity(discovered.len());
         let mut hosts = Vec::with_capacity(discovered.len());
@@ -351,7 +366,7 @@ impl Cluster {
         }
         *known = present;
         self.hosts
-            .store(Arc::new(HostSet::new(hosts, &self.config)));
+            .store(Arc::new(HostSet::new(hosts, overprovisioning, &self.config)));
         self.warm.store(true, Ordering::Release);
     }
 
@@ -379,22 +394,6 @@ impl Cluster {
     pub fn rebuild_hosts(&self) {
         let rearranged = self.hosts.load().rearranged(&self.config);
         self.hosts.store(Arc::new(rearranged));
-    }
-
-    /// Picks a host by the cluster's policy.
-    pub fn pick(&self, hash: Option<u64>, avoid: &[u64], attempts: u32) -> Option<Arc<Host>> {
-        let turn = self.state.turn.fetch_add(1, Ordering::Relaxed);
-        let random = [fastrand::u64(..), fastrand::u64(..)];
-        self.hosts
-            .load()
-            .pick(&Pick {
-                hash,
-                turn,
-                random,
-                avoid,
-                attempts,
-            })
-            .cloned()
     }
 
     /// Forgets destinations of an ORIGINAL_DST cluster without connections.

@@ -123,7 +123,7 @@ impl ClusterManager {
         for cluster in self.clusters.load().values() {
             if eds_name(cluster) == Some(&assignment.cluster) {
                 cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
-                cluster.set_hosts(&literal_hosts(&assignment));
+                cluster.set_hosts(&literal_hosts(&assignment), assignment.overprovisioning);
             }
         }
         let waiting: Vec<_> = inner
@@ -133,7 +133,7 @@ impl ClusterManager {
             .cloned()
             .collect();
         for cluster in waiting {
-            cluster.set_hosts(&literal_hosts(&assignment));
+            cluster.set_hosts(&literal_hosts(&assignment), assignment.overprovisioning);
             self.activate(&mut inner, cluster);
         }
     }
@@ -143,7 +143,7 @@ impl ClusterManager {
         self.inner.lock().assignments.remove(name);
         for cluster in self.clusters.load().values() {
             if eds_name(cluster).is_some_and(|wanted| wanted == name) {
-                cluster.set_hosts(&[]);
+                cluster.set_hosts(&[], 0);
             }
         }
     }
@@ -160,11 +160,14 @@ impl ClusterManager {
         let name = cluster.config.name.clone();
         inner.resolvers.remove(&name);
         match &cluster.config.kind {
-            ClusterKind::Static => cluster.set_hosts(&literal_hosts(&cluster.config.endpoints)),
-            ClusterKind::OriginalDst(_) => cluster.set_hosts(&[]),
+            ClusterKind::Static => {
+                let given = &cluster.config.endpoints;
+                cluster.set_hosts(&literal_hosts(given), given.overprovisioning);
+            }
+            ClusterKind::OriginalDst(_) => cluster.set_hosts(&[], 0),
             ClusterKind::Eds(service) => {
                 if let Some(assignment) = inner.assignments.get(service) {
-                    cluster.set_hosts(&literal_hosts(assignment));
+                    cluster.set_hosts(&literal_hosts(assignment), assignment.overprovisioning);
                 }
             }
             ClusterKind::StrictDns(dns)

@@ -15,11 +15,13 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use meltemi_traffic::Str;
+use meltemi_traffic::balance::PickState;
 use meltemi_traffic::cluster::UpstreamProtocol;
 use meltemi_traffic::tls::PeerIdentity;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::balance::Pick;
 use crate::cluster::{Cluster, Gauge, Host, Transport};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
 use crate::http1::Conn;
@@ -79,6 +81,8 @@ pub struct ConnFacts {
 pub struct Pools {
     http1: RefCell<AHashMap<Key, Vec<Idle>>>,
     http2: RefCell<AHashMap<Key, Rc<Http2Pool>>>,
+    /// Balancing positions by cluster.
+    picks: RefCell<AHashMap<Str, PickState>>,
     defaults: SocketDefaults,
 }
 
@@ -215,8 +219,20 @@ impl Pools {
         Rc::new(Self {
             http1: RefCell::default(),
             http2: RefCell::default(),
+            picks: RefCell::default(),
             defaults,
         })
+    }
+
+    /// Picks a host by the cluster's policy.
+    pub fn pick(&self, cluster: &Cluster, pick: &Pick<'_>) -> Option<Arc<Host>> {
+        let mut picks = self.picks.borrow_mut();
+        let name = &cluster.config.name;
+        if !picks.contains_key(name) {
+            picks.insert(name.clone(), PickState::default());
+        }
+        let state = picks.get_mut(name)?;
+        cluster.hosts.load().pick(state, pick).cloned()
     }
 
     /// Lends a connection to `host` that speaks `protocol`, dialling one when none is free.

@@ -29,7 +29,7 @@ pub(crate) async fn keep_resolved(
         let pause = match found {
             Some(hosts) => {
                 cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
-                cluster.set_hosts(&hosts);
+                cluster.set_hosts(&hosts, cluster.config.endpoints.overprovisioning);
                 dns.refresh
             }
             None => {

@@ -21,6 +21,7 @@ use meltemi_traffic::headers::RequestHeadMut;
 use meltemi_traffic::retry::{AttemptFailure, RequestRetry, RetryPolicy};
 use meltemi_traffic::rewrite::HostRewrite;
 use meltemi_traffic::route::Forward;
+use meltemi_upstream::balance::Pick;
 use meltemi_upstream::cluster::{Cluster, Gauge, Host};
 use meltemi_upstream::connect::ConnectError;
 use meltemi_upstream::exchange::{
@@ -308,7 +309,8 @@ impl Attempts {
                     .as_ref()
                     .filter(|policy| policy.avoid_previous_hosts);
                 let attempts = avoids.map_or(0, |policy| policy.host_selection_attempts);
-                self.cluster.pick(plan.hash, &self.tried, attempts)
+                let pick = Pick { hash: plan.hash, avoid: &self.tried, attempts };
+                exchange.context.worker().pools.pick(&self.cluster, &pick)
             }
         };
         found.ok_or_else(|| {

@@ -9,6 +9,7 @@ use http::header::HeaderMap;
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::cluster::UpstreamProtocol;
 use meltemi_traffic::route::{ClusterName, Forward, Mirror};
+use meltemi_upstream::balance::Pick;
 use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::exchange::{BodyKind, Exchange as Stream, Outgoing};
 use meltemi_upstream::pool::ConnectionNeeds;
@@ -94,7 +95,7 @@ async fn send(
     request: Request,
     mut body: mpsc::Receiver<Copied>,
 ) -> Option<()> {
-    let host = cluster.pick(None, &[], 0)?;
+    let host = worker.pools.pick(cluster, &Pick::default())?;
     let protocol = match cluster.config.http.protocol {
         UpstreamProtocol::Downstream if request.protocol == Protocol::Http2 => {
             UpstreamProtocol::Http2
