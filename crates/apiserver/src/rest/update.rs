@@ -336,7 +336,7 @@ async fn patch_once(
         };
     };
     let old = convert::value(&call.resource, &current);
-    let failed = |error: PatchError| patch_error(call, &error);
+    let failed = |error: PatchError| patch_error(&error);
     let patched = match patch {
         Patch::Json(p) => patches::json_patch(&old, p).map_err(failed)?,
         Patch::Merge(p) => patches::merge_patch(&old, p).map_err(failed)?,
@@ -377,14 +377,15 @@ async fn patch_once(
     call.object(StatusCode::OK, &updated)
 }
 
-fn patch_error(call: &Call, error: &PatchError) -> ApiError {
+fn patch_error(error: &PatchError) -> ApiError {
     match error {
         PatchError::BadPatch(text) => ApiError::bad_request(text.clone()),
         PatchError::Unprocessable(text) => ApiError::with_details(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Invalid",
             text.clone(),
-            crate::status::details(&call.resource, &call.path.name),
+            // Without kind and name: clients then print the message, which they replace otherwise.
+            json!({"causes": [{"reason": "UnexpectedServerResponse", "message": text}]}),
         ),
         PatchError::Unsupported => ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
