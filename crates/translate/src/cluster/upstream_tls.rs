@@ -120,10 +120,7 @@ fn mesh_tls(
             tls_params: Some(mesh_versions()),
             tls_certificate_sds_secret_configs: vec![pb::local_secret("default")],
             validation_context_type: Some(root_and_names(pb::local_secret("ROOTCA"), &names)),
-            alpn_protocols: offers(input, upstream)
-                .iter()
-                .map(|offer| (*offer).to_owned())
-                .collect(),
+            alpn_protocols: offers(input, upstream),
             ..Default::default()
         }),
         sni: sni.unwrap_or_else(|| input.name().sni()),
@@ -144,15 +141,25 @@ pub(crate) fn mesh_versions() -> tls::TlsParameters {
 ///
 /// A data plane with `istio.alpn` replaces the offer request by request. For one without it the cluster itself tells
 /// the protocol of its port, and the metadata preamble is offered only by those who can send it.
-fn offers(input: &OutboundClusterInput, upstream: UpstreamHttp) -> &'static [&'static str] {
+fn offers(input: &OutboundClusterInput, upstream: UpstreamHttp) -> Vec<String> {
     let filters = input.traits.filters;
-    match (upstream, filters.alpn) {
-        (UpstreamHttp::Http2, true) => &[alpn::PEER_EXCHANGE, alpn::ISTIO, alpn::H2],
-        (UpstreamHttp::Http2, false) => &[alpn::ISTIO_H2, alpn::ISTIO, alpn::H2],
-        (_, false) if input.is_http() => &[alpn::ISTIO_HTTP_11, alpn::ISTIO, alpn::HTTP_11],
-        _ if filters.tcp_peers || filters.alpn => &[alpn::PEER_EXCHANGE, alpn::ISTIO],
-        _ => &[alpn::ISTIO],
-    }
+    let http2 = upstream == UpstreamHttp::Http2;
+    let tokens = if input.is_http() && !filters.alpn {
+        if http2 {
+            vec![alpn::ISTIO_H2, alpn::ISTIO, alpn::H2]
+        } else {
+            vec![alpn::ISTIO_HTTP_11, alpn::ISTIO, alpn::HTTP_11]
+        }
+    } else {
+        let preamble = filters.tcp_peers.then_some(alpn::PEER_EXCHANGE);
+        let inside = http2.then_some(alpn::H2);
+        preamble
+            .into_iter()
+            .chain([alpn::ISTIO])
+            .chain(inside)
+            .collect()
+    };
+    tokens.into_iter().map(str::to_owned).collect()
 }
 
 /// Roots from a secret, and the names that the server may have.
