@@ -59,6 +59,47 @@ pub fn messages() -> &'static [Coverage] {
     tables::MESSAGES
 }
 
+/// The account as a Markdown page.
+#[must_use]
+pub fn page() -> String {
+    let mut out = String::from(PREAMBLE);
+    for entry in messages() {
+        out.push_str(&format!("\n## {}\n\n", entry.message));
+        for (effect, title) in [
+            (Effect::Effective, "Effective"),
+            (Effect::WithoutMeaning, "Without meaning"),
+            (Effect::Refused, "Refused"),
+        ] {
+            let mut names: Vec<_> = entry
+                .fields()
+                .filter(|(_, e)| *e == effect)
+                .map(|(name, _)| name)
+                .collect();
+            names.sort_unstable();
+            if !names.is_empty() {
+                out.push_str(&format!("{title}: `{}`\n\n", names.join("`, `")));
+            }
+        }
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+    }
+    out
+}
+
+const PREAMBLE: &str = "\
+# What the proxy does with each field of xDS
+
+Written from the tables that check every resource (`cargo run -p meltemi-compile --example xds_support`).
+
+- *Effective*: it has the effect that Envoy documents.
+- *Without meaning*: it is accepted and nothing depends on it here: statistics scopes, tuning of Envoy's own code, and
+  switches of behaviour that is always on or always off.
+- *Refused*: a resource that sets it is refused with the path of the field, and the version before keeps serving.
+
+Constraints that the protos declare are enforced everywhere. Messages that are not listed are either read wholly
+(durations, ranges, string and header matchers, metadata) or refused wholly, with the name of their type.
+";
+
 fn of(message: &str) -> Option<&'static Coverage> {
     tables::MESSAGES
         .binary_search_by(|entry| entry.message.cmp(message))
@@ -85,6 +126,16 @@ pub(crate) fn check<M: Message>(message: &M, name: &str) -> Result<(), Refusal> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documentation_is_what_the_tables_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/xds-support.md");
+        let have = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            have == page(),
+            "docs/xds-support.md is stale: cargo run -p meltemi-compile --example xds_support > docs/xds-support.md"
+        );
+    }
 
     #[test]
     fn the_tables_are_sorted_and_name_only_fields_that_exist() {
