@@ -16,7 +16,7 @@ mod scopes;
 mod tests;
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
@@ -119,12 +119,38 @@ impl Handle {
         self.change(|levels| levels.apply(log_output_level))
     }
 
-    /// Envoy's `POST /logging`: `level` for all components, or `component:level,...`.
+    /// Carries out Envoy's `POST /logging?<query>` and lists the loggers with their levels as Envoy prints them.
+    /// The query is `level=debug`, `<logger>=debug`, `paths=<logger>:debug,<logger>:info`, or empty.
     ///
     /// # Errors
     /// As [`Self::set`].
-    pub fn set_components(&self, level: Option<&str>, components: &str) -> Result<(), LogError> {
-        self.change(|levels| levels.apply_proxy(level, components))
+    pub fn admin(&self, query: &str) -> Result<String, LogError> {
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("level", level)) => {
+                    self.change(|levels| levels.apply_proxy(Some(level), ""))?
+                }
+                Some(("paths", all)) => {
+                    let all = all.replace("%3A", ":").replace("%2C", ",");
+                    self.change(|levels| levels.apply_proxy(None, &all))?;
+                }
+                Some((logger, level)) => {
+                    self.change(|levels| levels.apply_proxy(None, &format!("{logger}:{level}")))?;
+                }
+                None => {
+                    return Err(LogError::Syntax {
+                        given: pair.to_owned(),
+                    });
+                }
+            }
+        }
+        let levels = self.levels();
+        let mut out = "active loggers:\n".to_owned();
+        for (logger, targets) in COMPONENTS {
+            let level = levels.of(targets.first().unwrap_or(&"meltemi_proxy"));
+            out.push_str(&format!("  {logger}: {}\n", level.envoy()));
+        }
+        Ok(out)
     }
 
     fn change(
@@ -161,6 +187,8 @@ pub fn subscriber(spec: LogSpec) -> (impl tracing::Subscriber + Send + Sync, Han
     )
 }
 
+static OF_PROCESS: OnceLock<Handle> = OnceLock::new();
+
 /// Sets the process's log up. Once, in `main`.
 ///
 /// # Errors
@@ -168,5 +196,11 @@ pub fn subscriber(spec: LogSpec) -> (impl tracing::Subscriber + Send + Sync, Han
 pub fn init(spec: LogSpec) -> Result<Handle, LogError> {
     let (subscriber, handle) = subscriber(spec);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::SetUpTwice)?;
-    Ok(handle)
+    Ok(OF_PROCESS.get_or_init(|| handle).clone())
+}
+
+/// The handle that [`init`] returned, for the admin port; `None` where the log was not set up here.
+#[must_use]
+pub fn of_process() -> Option<&'static Handle> {
+    OF_PROCESS.get()
 }

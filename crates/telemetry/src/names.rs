@@ -76,6 +76,8 @@ pub enum Stability {
     Stable,
     /// May change with a release note.
     Unstable,
+    /// The name is kept for it; nothing exports it yet.
+    Planned,
 }
 
 impl Stability {
@@ -83,6 +85,7 @@ impl Stability {
         match self {
             Self::Stable => "stable",
             Self::Unstable => "unstable",
+            Self::Planned => "planned",
         }
     }
 }
@@ -129,6 +132,52 @@ mod tests {
             written == page(),
             "docs/metrics.md is out of date: cargo run -p meltemi-telemetry --example metrics_doc > docs/metrics.md"
         );
+    }
+
+    /// Sources of all crates but the tables themselves.
+    fn sources() -> String {
+        fn read(directory: &std::path::Path, all: &mut String) {
+            for entry in std::fs::read_dir(directory).unwrap().flatten() {
+                let path = entry.path();
+                if path.is_dir() && entry.file_name() != "names" {
+                    read(&path, all);
+                } else if path.extension().is_some_and(|end| end == "rs") {
+                    all.push_str(&std::fs::read_to_string(&path).unwrap_or_default());
+                }
+            }
+        }
+        let mut all = String::new();
+        read(
+            std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")),
+            &mut all,
+        );
+        all
+    }
+
+    #[test]
+    fn what_is_not_planned_is_exported_by_somebody() {
+        let sources = sources();
+        for metric in groups().iter().flat_map(|(_, _, metrics)| *metrics) {
+            let constant = format!("names::{}", metric.name.to_uppercase());
+            let literal = format!("\"{}\"", metric.name);
+            assert!(
+                metric.stability == Stability::Planned
+                    || sources.contains(&constant)
+                    || sources.contains(&literal),
+                "{} is documented, but nothing exports it: mark it as planned",
+                metric.name
+            );
+        }
+        for stat in ENVOY_STATS {
+            let (stem, _) = stat.name.split_once("_1xx").unwrap_or((stat.name, ""));
+            let stem = stem.trim_end_matches(|c: char| c == 'x' || c.is_ascii_digit());
+            assert!(
+                sources.contains(stem),
+                "{}.{} is documented, but nothing exports it",
+                stat.scope,
+                stat.name
+            );
+        }
     }
 
     #[test]

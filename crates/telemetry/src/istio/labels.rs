@@ -116,16 +116,6 @@ impl Service {
     }
 }
 
-impl Service {
-    /// Whether a cluster still declares this service.
-    pub(super) fn is_declared_by(&self, facts: &ServiceFacts<'_>) -> bool {
-        let own = self.0.get();
-        facts.declared.is_some_and(|(host, name, namespace)| {
-            own.host == host && own.namespace == namespace && (name.is_empty() || own.name == name)
-        }) && !matches!(facts.route, "block_all" | "allow_any")
-    }
-}
-
 impl PartialEq for Service {
     fn eq(&self, other: &Self) -> bool {
         Hashed::same(&self.0, &other.0)

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ahash::{AHashMap, RandomState};
+use ahash::RandomState;
 use parking_lot::Mutex;
 
-use super::labels::{Labels, OVERFLOW, Service, ServiceFacts};
+use super::labels::{Labels, OVERFLOW};
 use super::workload::WorkloadMetadata;
 
 /// Label sets (with outcomes) that are kept: about 2.8 MB when all are used, each with a peer of its own. A busy sidecar has some 50.
@@ -312,14 +312,7 @@ impl Hash for EdgeRef {
     }
 }
 
-/// Services kept by the cluster that declares them; a full shard starts again.
-const MAX_SERVICES: usize = 4096;
-
-#[derive(Debug, Default)]
-struct Shard {
-    edges: Mutex<HashSet<EdgeRef, RandomState>>,
-    services: Mutex<AHashMap<Box<str>, Service>>,
-}
+type Shard = Mutex<HashSet<EdgeRef, RandomState>>;
 
 /// The standard metrics of one workload.
 #[derive(Debug)]
@@ -353,7 +346,7 @@ impl Metrics {
 
     /// The counters for a label set: one hash lookup, no allocation when it is known.
     pub fn edge(&self, labels: &Labels) -> Arc<Edge> {
-        let mut shard = self.shards[shard()].edges.lock();
+        let mut shard = self.shards[shard()].lock();
         if let Some(EdgeRef(known)) = shard.get(labels) {
             return Arc::clone(known);
         }
@@ -375,25 +368,6 @@ impl Metrics {
         edge
     }
 
-    /// As [`Service::resolve`], remembering what clusters declare: a lookup instead of three new texts.
-    pub fn service(&self, facts: &ServiceFacts<'_>) -> Service {
-        if facts.declared.is_none() {
-            return Service::resolve(facts);
-        }
-        let mut services = self.shards[shard()].services.lock();
-        if let Some(known) = services.get(facts.cluster)
-            && known.is_declared_by(facts)
-        {
-            return known.clone();
-        }
-        let service = Service::resolve(facts);
-        if services.len() >= MAX_SERVICES {
-            services.clear();
-        }
-        services.insert(facts.cluster.into(), service.clone());
-        service
-    }
-
     /// Counts one exchange without keeping its edge.
     pub fn request(&self, labels: &Labels, outcome: Outcome<'_>, request: Request) {
         self.edge(labels).request(outcome, request);
@@ -408,7 +382,7 @@ impl Metrics {
     pub(super) fn edges(&self) -> Vec<Arc<Edge>> {
         let mut all = Vec::new();
         for shard in &self.shards {
-            all.extend(shard.edges.lock().iter().map(|edge| Arc::clone(&edge.0)));
+            all.extend(shard.lock().iter().map(|edge| Arc::clone(&edge.0)));
         }
         all
     }

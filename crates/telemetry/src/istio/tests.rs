@@ -195,27 +195,6 @@ fn the_service_is_declared_special_or_the_authority() {
 }
 
 #[test]
-fn a_service_follows_what_its_cluster_declares() {
-    let (metrics, _) = at_server();
-    let facts = |host| ServiceFacts {
-        declared: Some((host, "n", "ns")),
-        cluster: "outbound|80||a",
-        ..ServiceFacts::default()
-    };
-    assert_eq!(metrics.service(&facts("a")), Service::new("a", "n", "ns"));
-    assert_eq!(metrics.service(&facts("a")), Service::new("a", "n", "ns"));
-    assert_eq!(metrics.service(&facts("b")), Service::new("b", "n", "ns"));
-    let blocked = ServiceFacts {
-        route: "block_all",
-        ..facts("b")
-    };
-    assert_eq!(
-        metrics.service(&blocked),
-        Service::new("", "BlackHoleCluster", "")
-    );
-}
-
-#[test]
 fn label_names_and_their_order_are_those_of_the_table() {
     let (metrics, labels) = at_server();
     let edge = metrics.edge(&labels);

@@ -107,6 +107,16 @@ impl Level {
         }
     }
 
+    /// As Envoy names it.
+    #[must_use]
+    pub fn envoy(self) -> &'static str {
+        match self {
+            Self::None => "off",
+            Self::Warn => "warning",
+            Self::Error | Self::Info | Self::Debug | Self::Trace => self.text(),
+        }
+    }
+
     fn filter(self) -> LevelFilter {
         match self {
             Self::None => LevelFilter::OFF,

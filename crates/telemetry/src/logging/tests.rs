@@ -162,6 +162,41 @@ fn the_data_plane_has_envoys_levels() {
 }
 
 #[test]
+fn the_admin_port_changes_and_lists_loggers() {
+    lines("info", false, |handle| {
+        let listed = |query: &str| handle.admin(query).map_err(|error| error.to_string());
+        assert!(
+            listed("level=warning")
+                .unwrap()
+                .starts_with("active loggers:\n  admin: warning\n")
+        );
+        assert!(
+            listed("router=debug")
+                .unwrap()
+                .contains("\n  router: debug\n")
+        );
+        let both = listed("paths=pool:trace,rbac%3Aoff").unwrap();
+        assert!(
+            both.contains("\n  pool: trace\n") && both.contains("\n  rbac: off\n"),
+            "{both}"
+        );
+        assert!(listed("").unwrap().contains("\n  router: debug\n"));
+        assert!(
+            listed("routers=debug")
+                .unwrap_err()
+                .starts_with("log scope \"routers\" is not known; allowed are admin,")
+        );
+        assert_eq!(
+            listed("level").unwrap_err(),
+            LogError::Syntax {
+                given: "level".into()
+            }
+            .to_string()
+        );
+    });
+}
+
+#[test]
 fn a_wrong_level_names_the_allowed_ones() {
     let message = |result: Result<Levels, LogError>| result.unwrap_err().to_string();
     assert_eq!(

@@ -11,8 +11,8 @@ pub fn page() -> String {
         "# Metrics and log fields\n\n\
          Written from the tables in `crates/telemetry/src/names` by\n\
          `cargo run -p meltemi-telemetry --example metrics_doc > docs/metrics.md`; do not edit.\n\n\
-         Stable names, labels and meanings stay; unstable ones may change with a note in the changelog. A metric appears\n\
-         when something was counted. Numbers of label sets are bounded: what exceeds the bound is counted in series whose\n\
+         Stable names, labels and meanings stay; unstable ones may change with a note in the changelog; planned ones\n\
+         are not exported yet. A metric appears when something was counted. Numbers of label sets are bounded: what exceeds the bound is counted in series whose\n\
          label values are `overflow`.\n",
     );
     for (title, what, metrics) in groups() {

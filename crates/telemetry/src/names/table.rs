@@ -2,7 +2,7 @@
 
 use super::{EnvoyStat, Kind, Metric, Stability, Unit};
 use Kind::{Counter, Gauge, Histogram};
-use Stability::{Stable, Unstable};
+use Stability::{Planned, Stable, Unstable};
 
 /// Envoy's default buckets.
 const ENVOY_BOUNDS: &[f64] = &[
@@ -170,48 +170,48 @@ metrics! {
     }
     #[doc = "The control plane (15014 `/metrics`)."]
     CONTROL_PLANE {
-        PILOT_INFO "pilot_info" Gauge, One, &["version"], Stable, "Version of the control plane.";
-        ISTIOD_UPTIME_SECONDS "istiod_uptime_seconds" Gauge, Seconds, &[], Stable, "Time since the start.";
+        PILOT_INFO "pilot_info" Gauge, One, &["version"], Planned, "Version of the control plane.";
+        ISTIOD_UPTIME_SECONDS "istiod_uptime_seconds" Gauge, Seconds, &[], Planned, "Time since the start.";
         PILOT_XDS "pilot_xds" Gauge, Connections, &["version"], Stable, "Connected proxies by their version.";
-        PILOT_XDS_PUSHES "pilot_xds_pushes" Counter, Messages, &["type"], Stable, "Configuration sent, by type (lds, rds, cds, eds, nds).";
-        PILOT_XDS_PUSH_TIME "pilot_xds_push_time" Histogram(PUSH_BOUNDS), Seconds, &["type"], Stable, "Time to make and send the configuration of one type.";
-        PILOT_XDS_CONFIG_SIZE_BYTES "pilot_xds_config_size_bytes" Histogram(SIZE_BOUNDS), Bytes, &["type"], Stable, "Sizes of what was sent.";
-        PILOT_PROXY_CONVERGENCE_TIME "pilot_proxy_convergence_time" Histogram(CONVERGENCE_BOUNDS), Seconds, &[], Stable, "From a change of the configuration to the proxies that need it.";
-        PILOT_TOTAL_XDS_REJECTS "pilot_total_xds_rejects" Counter, Messages, &["type"], Stable, "Configuration refused by proxies, by type.";
-        PILOT_TOTAL_XDS_INTERNAL_ERRORS "pilot_total_xds_internal_errors" Counter, Things, &[], Stable, "Errors of the control plane while it made configuration.";
-        PILOT_PUSH_TRIGGERS "pilot_push_triggers" Counter, Things, &["type"], Stable, "Why configuration was made anew.";
-        PILOT_INBOUND_UPDATES "pilot_inbound_updates" Counter, Things, &["type"], Stable, "Changes seen, by type (config, eds, svc).";
-        PILOT_K8S_CFG_EVENTS "pilot_k8s_cfg_events" Counter, Things, &["type", "event"], Stable, "Changes of configuration objects.";
-        PILOT_K8S_REG_EVENTS "pilot_k8s_reg_events" Counter, Things, &["type", "event"], Stable, "Changes of services, endpoints, pods and nodes.";
-        PILOT_SERVICES "pilot_services" Gauge, Things, &[], Stable, "Services known.";
-        PILOT_VIRT_SERVICES "pilot_virt_services" Gauge, Things, &[], Stable, "VirtualServices known.";
-        GALLEY_VALIDATION_PASSED "galley_validation_passed" Counter, Requests, &["group", "version", "resource"], Stable, "Objects admitted.";
-        GALLEY_VALIDATION_FAILED "galley_validation_failed" Counter, Requests, &["group", "version", "resource", "reason"], Stable, "Objects refused.";
-        SIDECAR_INJECTION_REQUESTS_TOTAL "sidecar_injection_requests_total" Counter, Requests, &[], Stable, "Pods that the injector was asked about.";
-        SIDECAR_INJECTION_SUCCESS_TOTAL "sidecar_injection_success_total" Counter, Requests, &[], Stable, "Pods injected.";
-        SIDECAR_INJECTION_FAILURE_TOTAL "sidecar_injection_failure_total" Counter, Requests, &[], Stable, "Pods that could not be injected.";
-        SIDECAR_INJECTION_SKIP_TOTAL "sidecar_injection_skip_total" Counter, Requests, &[], Stable, "Pods that are not injected.";
-        SIDECAR_INJECTION_TIME_SECONDS "sidecar_injection_time_seconds" Histogram(PUSH_BOUNDS), Seconds, &[], Stable, "Time of one injection.";
-        CITADEL_SERVER_CSR_COUNT "citadel_server_csr_count" Counter, Requests, &[], Stable, "Certificate requests.";
-        CITADEL_SERVER_SUCCESS_CERT_ISSUANCE_COUNT "citadel_server_success_cert_issuance_count" Counter, Requests, &[], Stable, "Certificates issued.";
-        CITADEL_SERVER_AUTHENTICATION_FAILURE_COUNT "citadel_server_authentication_failure_count" Counter, Requests, &[], Stable, "Certificate requests that proved no identity.";
-        CITADEL_SERVER_CSR_PARSING_ERR_COUNT "citadel_server_csr_parsing_err_count" Counter, Requests, &[], Stable, "Certificate requests that could not be read.";
-        CITADEL_SERVER_CSR_SIGN_ERR_COUNT "citadel_server_csr_sign_err_count" Counter, Requests, &["error"], Stable, "Certificate requests that could not be signed.";
-        CITADEL_SERVER_ROOT_CERT_EXPIRY_TIMESTAMP "citadel_server_root_cert_expiry_timestamp" Gauge, Seconds, &[], Stable, "Unix time at which the root certificate expires.";
-        CITADEL_SERVER_CERT_CHAIN_EXPIRY_TIMESTAMP "citadel_server_cert_chain_expiry_timestamp" Gauge, Seconds, &[], Stable, "Unix time at which the signing certificate expires.";
+        PILOT_XDS_PUSHES "pilot_xds_pushes" Counter, Messages, &["type"], Planned, "Configuration sent, by type (lds, rds, cds, eds, nds).";
+        PILOT_XDS_PUSH_TIME "pilot_xds_push_time" Histogram(PUSH_BOUNDS), Seconds, &["type"], Planned, "Time to make and send the configuration of one type.";
+        PILOT_XDS_CONFIG_SIZE_BYTES "pilot_xds_config_size_bytes" Histogram(SIZE_BOUNDS), Bytes, &["type"], Planned, "Sizes of what was sent.";
+        PILOT_PROXY_CONVERGENCE_TIME "pilot_proxy_convergence_time" Histogram(CONVERGENCE_BOUNDS), Seconds, &[], Planned, "From a change of the configuration to the proxies that need it.";
+        PILOT_TOTAL_XDS_REJECTS "pilot_total_xds_rejects" Counter, Messages, &["type"], Planned, "Configuration refused by proxies, by type.";
+        PILOT_TOTAL_XDS_INTERNAL_ERRORS "pilot_total_xds_internal_errors" Counter, Things, &[], Planned, "Errors of the control plane while it made configuration.";
+        PILOT_PUSH_TRIGGERS "pilot_push_triggers" Counter, Things, &["type"], Planned, "Why configuration was made anew.";
+        PILOT_INBOUND_UPDATES "pilot_inbound_updates" Counter, Things, &["type"], Planned, "Changes seen, by type (config, eds, svc).";
+        PILOT_K8S_CFG_EVENTS "pilot_k8s_cfg_events" Counter, Things, &["type", "event"], Planned, "Changes of configuration objects.";
+        PILOT_K8S_REG_EVENTS "pilot_k8s_reg_events" Counter, Things, &["type", "event"], Planned, "Changes of services, endpoints, pods and nodes.";
+        PILOT_SERVICES "pilot_services" Gauge, Things, &[], Planned, "Services known.";
+        PILOT_VIRT_SERVICES "pilot_virt_services" Gauge, Things, &[], Planned, "VirtualServices known.";
+        GALLEY_VALIDATION_PASSED "galley_validation_passed" Counter, Requests, &["group", "version", "resource"], Planned, "Objects admitted.";
+        GALLEY_VALIDATION_FAILED "galley_validation_failed" Counter, Requests, &["group", "version", "resource", "reason"], Planned, "Objects refused.";
+        SIDECAR_INJECTION_REQUESTS_TOTAL "sidecar_injection_requests_total" Counter, Requests, &[], Planned, "Pods that the injector was asked about.";
+        SIDECAR_INJECTION_SUCCESS_TOTAL "sidecar_injection_success_total" Counter, Requests, &[], Planned, "Pods injected.";
+        SIDECAR_INJECTION_FAILURE_TOTAL "sidecar_injection_failure_total" Counter, Requests, &[], Planned, "Pods that could not be injected.";
+        SIDECAR_INJECTION_SKIP_TOTAL "sidecar_injection_skip_total" Counter, Requests, &[], Planned, "Pods that are not injected.";
+        SIDECAR_INJECTION_TIME_SECONDS "sidecar_injection_time_seconds" Histogram(PUSH_BOUNDS), Seconds, &[], Planned, "Time of one injection.";
+        CITADEL_SERVER_CSR_COUNT "citadel_server_csr_count" Counter, Requests, &[], Planned, "Certificate requests.";
+        CITADEL_SERVER_SUCCESS_CERT_ISSUANCE_COUNT "citadel_server_success_cert_issuance_count" Counter, Requests, &[], Planned, "Certificates issued.";
+        CITADEL_SERVER_AUTHENTICATION_FAILURE_COUNT "citadel_server_authentication_failure_count" Counter, Requests, &[], Planned, "Certificate requests that proved no identity.";
+        CITADEL_SERVER_CSR_PARSING_ERR_COUNT "citadel_server_csr_parsing_err_count" Counter, Requests, &[], Planned, "Certificate requests that could not be read.";
+        CITADEL_SERVER_CSR_SIGN_ERR_COUNT "citadel_server_csr_sign_err_count" Counter, Requests, &["error"], Planned, "Certificate requests that could not be signed.";
+        CITADEL_SERVER_ROOT_CERT_EXPIRY_TIMESTAMP "citadel_server_root_cert_expiry_timestamp" Gauge, Seconds, &[], Planned, "Unix time at which the root certificate expires.";
+        CITADEL_SERVER_CERT_CHAIN_EXPIRY_TIMESTAMP "citadel_server_cert_chain_expiry_timestamp" Gauge, Seconds, &[], Planned, "Unix time at which the signing certificate expires.";
         MELTEMI_SNAPSHOTS "meltemi_snapshots" Gauge, Things, &[], Unstable, "Snapshots of the mesh made since the start.";
         MELTEMI_ROUTES_HELD "meltemi_routes_held" Gauge, Things, &[], Unstable, "VirtualServices that wait for subsets.";
     }
     #[doc = "The agent inside a sidecar (15020)."]
     AGENT {
-        ISTIO_AGENT_STARTUP_DURATION_SECONDS "istio_agent_startup_duration_seconds" Gauge, Seconds, &[], Stable, "Time from the start to readiness.";
-        ISTIO_AGENT_SCRAPES_TOTAL "istio_agent_scrapes_total" Counter, Requests, &[], Stable, "Scrapes of the merged endpoint.";
-        ISTIO_AGENT_SCRAPE_FAILURES_TOTAL "istio_agent_scrape_failures_total" Counter, Requests, &["type"], Stable, "Scrapes of the application that failed.";
-        ISTIO_AGENT_CERT_EXPIRY_SECONDS "istio_agent_cert_expiry_seconds" Gauge, Seconds, &["resource_name"], Stable, "Time until a certificate expires.";
-        ISTIO_AGENT_NUM_OUTGOING_REQUESTS "istio_agent_num_outgoing_requests" Counter, Requests, &["request_type"], Stable, "Requests to the certificate authority.";
-        ISTIO_AGENT_NUM_FAILED_OUTGOING_REQUESTS "istio_agent_num_failed_outgoing_requests" Counter, Requests, &["request_type"], Stable, "Requests to the certificate authority that failed.";
-        ISTIO_AGENT_ISTIOD_CONNECTION_FAILURES "istio_agent_istiod_connection_failures" Counter, Connections, &[], Stable, "Connections to the control plane that failed.";
-        ISTIO_AGENT_ISTIOD_CONNECTION_TERMINATIONS "istio_agent_istiod_connection_terminations" Counter, Connections, &[], Stable, "Connections to the control plane that ended.";
+        ISTIO_AGENT_STARTUP_DURATION_SECONDS "istio_agent_startup_duration_seconds" Gauge, Seconds, &[], Planned, "Time from the start to readiness.";
+        ISTIO_AGENT_SCRAPES_TOTAL "istio_agent_scrapes_total" Counter, Requests, &[], Planned, "Scrapes of the merged endpoint.";
+        ISTIO_AGENT_SCRAPE_FAILURES_TOTAL "istio_agent_scrape_failures_total" Counter, Requests, &["type"], Planned, "Scrapes of the application that failed.";
+        ISTIO_AGENT_CERT_EXPIRY_SECONDS "istio_agent_cert_expiry_seconds" Gauge, Seconds, &["resource_name"], Planned, "Time until a certificate expires.";
+        ISTIO_AGENT_NUM_OUTGOING_REQUESTS "istio_agent_num_outgoing_requests" Counter, Requests, &["request_type"], Planned, "Requests to the certificate authority.";
+        ISTIO_AGENT_NUM_FAILED_OUTGOING_REQUESTS "istio_agent_num_failed_outgoing_requests" Counter, Requests, &["request_type"], Planned, "Requests to the certificate authority that failed.";
+        ISTIO_AGENT_ISTIOD_CONNECTION_FAILURES "istio_agent_istiod_connection_failures" Counter, Connections, &[], Planned, "Connections to the control plane that failed.";
+        ISTIO_AGENT_ISTIOD_CONNECTION_TERMINATIONS "istio_agent_istiod_connection_terminations" Counter, Connections, &[], Planned, "Connections to the control plane that ended.";
     }
 }
 
@@ -235,6 +235,7 @@ stats! {
         "upstream_cx_none_healthy" Counter "Requests that found no healthy host.";
         "upstream_rq_total" Counter "Requests sent, attempts counted.";
         "upstream_rq_active" Gauge "Requests running.";
+        "upstream_rq_pending_active" Gauge "Requests waiting for a connection.";
         "upstream_rq_2xx" Counter "Responses of this class.";
         "upstream_rq_3xx" Counter "Responses of this class.";
         "upstream_rq_4xx" Counter "Responses of this class.";
@@ -281,7 +282,6 @@ stats! {
         "lds.update_success" Counter "Listener updates taken.";
         "lds.update_rejected" Counter "Listener updates refused.";
         "total_listeners_active" Gauge "Listeners that serve.";
-        "total_listeners_warming" Gauge "Listeners that wait for routes or secrets.";
         "workers_started" Gauge "1 when the workers run.";
     }
     "server" {
@@ -290,6 +290,5 @@ stats! {
         "uptime" Gauge "Seconds since the start.";
         "concurrency" Gauge "Workers.";
         "total_connections" Gauge "Connections open.";
-        "memory_allocated" Gauge "Resident memory.";
     }
 }
