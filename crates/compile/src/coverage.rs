@@ -109,8 +109,12 @@ fn of(message: &str) -> Option<&'static Coverage> {
 
 /// Refuses the first field, at any depth, that has no effect here or breaks a constraint of the protos.
 pub(crate) fn check<M: Message>(message: &M, name: &str) -> Result<(), Refusal> {
-    let bytes = message.encode_to_vec();
-    let judged = walk(name, &bytes, &mut |message, field| match of(message) {
+    check_bytes(name, &message.encode_to_vec())
+}
+
+/// The same for a message that is still encoded.
+pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
+    let judged = walk(name, bytes, &mut |message, field| match of(message) {
         None => Step::Skip,
         Some(coverage) => match coverage.effect(field) {
             Effect::Effective => Step::Enter,
@@ -120,7 +124,7 @@ pub(crate) fn check<M: Message>(message: &M, name: &str) -> Result<(), Refusal> 
     });
     judged?;
     // Constraints come second: a field that is not supported at all is named first.
-    Ok(meltemi_proto::validate::validate(name, &bytes)?)
+    Ok(meltemi_proto::validate::validate(name, bytes)?)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use meltemi_traffic::ratelimit::{BucketConfig, DescriptorBucket, LocalRateLimit}
 use meltemi_traffic::{Fraction, Str};
 
 use crate::access_log::access_logs;
-use crate::filter_config::decode;
+use crate::filter_config::{decode, resolved};
 use crate::headers::set_header;
 use crate::network_filter::filter_state;
 use crate::pb::{
@@ -75,6 +75,7 @@ fn http_filter(message: &pb::HttpFilter) -> Compiled<HttpFilter> {
 
 // table: HTTP filters by the type of their configuration
 fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
+    let any = &*resolved(any)?;
     Ok(match type_name(&any.type_url) {
         "envoy.extensions.filters.http.router.v3.Router" => {
             HttpFilterKind::Router(Arc::new(router(&decode(any)?)?))
@@ -399,6 +400,7 @@ pub(crate) fn istio_stats(message: &stats::PluginConfig) -> Compiled<IstioStats>
 // table: settings on routes by their type
 /// A filter's settings on a route, virtual host, weighted cluster or route configuration.
 pub(crate) fn route_setting(any: &wkt::Any) -> Compiled<Option<FilterOverride>> {
+    let any = &*resolved(any)?;
     Ok(Some(match type_name(&any.type_url) {
         "envoy.config.route.v3.FilterConfig" => {
             let wrapper: route::FilterConfig = decode(any)?;

@@ -17,7 +17,7 @@ use crate::access_log::access_logs;
 use crate::chain::filter_chain;
 use crate::cluster::DEFAULT_BUFFER;
 use crate::coverage;
-use crate::filter_config::decode;
+use crate::filter_config::{decode, resolved};
 use crate::pb::{core, listener as pb, listener_filters as filters};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{address, flag, limit, number, number_or, socket_option};
@@ -138,6 +138,7 @@ fn listener_filter(message: &pb::ListenerFilter) -> Compiled<ListenerFilter> {
         return refuse_field("typed_config", "is required");
     };
     let field = "typed_config";
+    let any = &*resolved(any).within(field)?;
     let kind = match type_name(&any.type_url) {
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
             ListenerFilterKind::OriginalDst

@@ -13,7 +13,7 @@ use meltemi_traffic::listener::{
 };
 
 use crate::access_log::access_logs;
-use crate::filter_config::decode;
+use crate::filter_config::{decode, resolved};
 use crate::http_filter::{bucket, istio_stats};
 use crate::pb::{kinds, listener as pb, network_filters as filters};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
@@ -42,6 +42,7 @@ pub(crate) fn network_filter(message: &pb::Filter) -> Compiled<NetworkPart> {
         }))
     };
     let field = "typed_config";
+    let any = &*resolved(any).within(field)?;
     match type_name(&any.type_url) {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
             let manager =

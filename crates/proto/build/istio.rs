@@ -78,7 +78,14 @@ fn file(
 }
 
 pub(crate) fn files() -> Vec<FileDescriptorProto> {
-    vec![alpn(), tcp_exchange(), peer_metadata(), stats(), names()]
+    vec![
+        alpn(),
+        tcp_exchange(),
+        peer_metadata(),
+        stats(),
+        names(),
+        typed_struct(),
+    ]
 }
 
 fn alpn() -> FileDescriptorProto {
@@ -97,6 +104,15 @@ fn alpn() -> FileDescriptorProto {
     )];
     config.enum_type = vec![choice("Protocol", &["HTTP10", "HTTP11", "HTTP2"])];
     file(name, vec![config], vec![])
+}
+
+/// The older name of `xds.type.v3.TypedStruct`, which people still write.
+fn typed_struct() -> FileDescriptorProto {
+    let fields = vec![
+        field(1, "type_url", STRING, ""),
+        field(2, "value", MESSAGE, ".google.protobuf.Struct"),
+    ];
+    file("udpa.type.v1", vec![message("TypedStruct", fields)], vec![])
 }
 
 fn tcp_exchange() -> FileDescriptorProto {

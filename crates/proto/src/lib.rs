@@ -5,6 +5,7 @@
 pub mod any;
 pub mod istio;
 pub mod json;
+pub mod typed_struct;
 pub mod validate;
 pub mod walk;
 
