@@ -57,7 +57,6 @@ pub const SCOPES: &[(&str, &[&str])] = &[
     ("proxyconfig", &[]),
     ("retry", &[]),
     ("rootcertrotator", &["meltemi_identity"]),
-    ("rustls", &["rustls"]),
     ("sample", &["meltemi_sample"]),
     ("sds", &["meltemi_identity::sds"]),
     ("secretcontroller", &[]),
