@@ -24,6 +24,9 @@ pub(crate) use sandbox::hostname;
 /// How long containers get when the whole node ends.
 const NODE_ENDS: Duration = Duration::from_secs(2);
 
+/// Pause after a failed attempt to delete an ended pod.
+const DELETE_AGAIN: Duration = Duration::from_millis(200);
+
 /// What the rest of the kubelet tells a pod's worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -87,29 +90,22 @@ impl Worker {
 
     /// Runs the pod to its end and, when it is being deleted, removes it from the API.
     pub(super) async fn run(self) {
-        let mut reporter = Reporter::new(
+        let reporter = Reporter::start(
             Arc::clone(&self.kubelet),
             self.pod.clone(),
             Arc::clone(&self.runtime),
         );
-        {
-            let deadline = Task::spawn(ending::end_in_time(
-                self.pod.clone(),
-                self.wish.clone(),
-                Arc::clone(&self.runtime),
-                self.stop.clone(),
-            ));
-            let life = self.live();
-            tokio::pin!(life);
-            tokio::select! {
-                () = &mut life => {}
-                () = reporter.follow() => {}
-            }
-            drop(deadline);
-        }
+        let deadline = Task::spawn(ending::end_in_time(
+            self.pod.clone(),
+            self.wish.clone(),
+            Arc::clone(&self.runtime),
+            self.stop.clone(),
+        ));
+        self.live().await;
+        drop(deadline);
         self.remove_sandbox().await;
         self.runtime.update(|state| state.finished = true);
-        self.wait_for_deletion(&mut reporter).await;
+        self.wait_for_deletion(&reporter).await;
         self.remove_files();
     }
 
@@ -266,28 +262,29 @@ impl Worker {
         }
     }
 
-    /// Waits until the pod is to be deleted, reporting its final status meanwhile; then deletes it.
-    async fn wait_for_deletion(&self, reporter: &mut Reporter) {
+    /// Waits until the pod is to be deleted and its final status is written; then deletes it.
+    async fn wait_for_deletion(&self, reporter: &Reporter) {
         let mut wish = self.wish.clone();
         let mut pod = self.pod.clone();
         loop {
-            match *wish.borrow_and_update() {
-                Wish::NodeEnds | Wish::Gone => return,
-                Wish::AsWritten => {}
+            if *wish.borrow_and_update() != Wish::AsWritten {
+                return;
             }
             let current = Arc::clone(&pod.borrow_and_update());
-            reporter.report_until_written().await;
-            if current.metadata.deletion_timestamp.is_some() {
-                match self.delete(&current).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::warn!(pod = %self.key(), %error, "pod not deleted, retrying")
-                    }
+            let deleted = async {
+                if current.metadata.deletion_timestamp.is_none() {
+                    return std::future::pending().await;
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            }
+                reporter.settled().await;
+                if let Err(error) = self.delete(&current).await {
+                    tracing::debug!(pod = %self.key(), %error, "pod not deleted, retrying");
+                    tokio::time::sleep(DELETE_AGAIN).await;
+                    return false;
+                }
+                true
+            };
             tokio::select! {
+                done = deleted => if done { return },
                 changed = wish.changed() => if changed.is_err() { return },
                 changed = pod.changed() => if changed.is_err() { return },
             }

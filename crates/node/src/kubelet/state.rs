@@ -84,7 +84,10 @@ pub(crate) struct ContainerRecord {
 #[derive(Debug, Default)]
 pub(crate) struct PodState {
     pub(crate) containers: IndexMap<String, ContainerRecord>,
+    /// The address in the status; stays there when the pod has ended.
     pub(crate) address: Option<Ipv4Addr>,
+    /// The address to give back.
+    pub(crate) leased: Option<Ipv4Addr>,
     pub(crate) netns: Option<NetNs>,
     pub(crate) sandbox: Option<SandboxId>,
     pub(crate) start_time: Option<Timestamp>,

@@ -55,12 +55,14 @@ impl Worker {
             resolv_conf: resolv_conf(&pod, &self.kubelet.settings),
             hosts: hosts(&pod, address),
         };
-        let sandbox = self
-            .kubelet
-            .spawner
-            .create_sandbox(spec, &netns)
-            .await
-            .map_err(|error| error.to_string())?;
+        let sandbox = match self.kubelet.spawner.create_sandbox(spec, &netns).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                drop(netns);
+                self.remove_sandbox().await;
+                return Err(error.to_string());
+            }
+        };
         self.runtime.update(|state| {
             state.sandbox = Some(sandbox);
             state.netns = Some(netns.clone());
@@ -80,6 +82,8 @@ impl Worker {
             .and_then(|status| status.pod_ip.as_ref()?.parse().ok());
         let address = self.kubelet.addresses.lock().take(before);
         let address = address.ok_or("no pod address is free in the pod network")?;
+        // Noted at once, so that it is given back however this ends.
+        self.runtime.update(|state| state.leased = Some(address));
         let network = Arc::clone(&self.kubelet.network);
         let made = tokio::task::spawn_blocking(move || {
             let netns = NetNs::create().map_err(|error| error.to_string())?;
@@ -95,7 +99,7 @@ impl Worker {
         {
             Ok(netns) => Ok((netns, address)),
             Err(error) => {
-                self.kubelet.addresses.lock().free(address);
+                self.remove_sandbox().await;
                 Err(error)
             }
         }
@@ -157,18 +161,19 @@ impl Worker {
 
     /// Ends every process of the pod and takes its network away.
     pub(super) async fn remove_sandbox(&self) {
-        let (sandbox, address, netns) = self
-            .runtime
-            .update(|state| (state.sandbox.take(), state.address, state.netns.take()));
+        let (sandbox, address, netns) = self.runtime.update(|state| {
+            (
+                state.sandbox.take(),
+                state.leased.take(),
+                state.netns.take(),
+            )
+        });
         if let Some(sandbox) = sandbox
             && let Err(error) = self.kubelet.spawner.remove_sandbox(sandbox).await
         {
             tracing::warn!(pod = %self.key(), %error, "sandbox not removed");
         }
-        let Some(address) = address.filter(|address| *address != self.kubelet.settings.gateway)
-        else {
-            return;
-        };
+        let Some(address) = address else { return };
         let network = Arc::clone(&self.kubelet.network);
         let detached = tokio::task::spawn_blocking(move || {
             drop(netns);
