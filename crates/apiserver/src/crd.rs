@@ -69,14 +69,6 @@ pub fn default(crd: &mut Value) {
     if !spec["conversion"].is_object() {
         spec["conversion"] = json!({"strategy": "None"});
     }
-    if spec["conversion"]["strategy"] == "Webhook"
-        && let Some(service) = spec
-            .pointer_mut("/conversion/webhook/clientConfig/service")
-            .filter(|s| s.is_object())
-        && service["port"].is_null()
-    {
-        service["port"] = json!(443);
-    }
     let storage = storage_version(crd).map(str::to_owned);
     let stored = crd["status"]["storedVersions"]
         .as_array()

@@ -242,22 +242,14 @@ fn stored_versions(crd: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// Objects convert by name only; a webhook would be ignored, so it is refused.
 fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
-    let conversion = &spec["conversion"];
-    match conversion["strategy"].as_str() {
-        None | Some("None") => {}
-        Some("Webhook") => {
-            if !conversion["webhook"].is_object() {
-                errors.push(FieldError::required(
-                    "spec.conversion.webhook",
-                    "required when strategy is set to Webhook",
-                ));
-            }
-        }
-        Some(_) => errors.push(FieldError::not_supported(
+    let strategy = &spec["conversion"]["strategy"];
+    if strategy.as_str().is_some_and(|s| s != "None") {
+        errors.push(FieldError::not_supported(
             "spec.conversion.strategy",
-            &conversion["strategy"],
-            &["None", "Webhook"],
-        )),
+            strategy,
+            &["None"],
+        ));
     }
 }
