@@ -18,8 +18,9 @@ use meltemi_traffic::tls::Secret;
 use meltemi_upstream::connect::SocketDefaults;
 use tokio::task::JoinSet;
 
-use crate::listener::{BindError, BoundAddress};
+use crate::listener::{ApplyError, BoundAddress};
 use crate::state::{Drain, NodeIdentity, Shared};
+use crate::support::check_cluster;
 use crate::worker;
 
 /// Poll interval while the last connections end; short against any drain time.
@@ -103,8 +104,8 @@ impl Engine {
     }
 
     /// Applies a change in the order that never lets a request meet a missing part: secrets, clusters, endpoints,
-    /// routes, listeners. Returns the listeners that could not be bound.
-    pub fn apply(&self, change: Change) -> Vec<BindError> {
+    /// routes, listeners. Returns what could not be taken into use.
+    pub fn apply(&self, change: Change) -> Vec<ApplyError> {
         apply(&self.shared, change)
     }
 
@@ -168,7 +169,15 @@ impl Engine {
     }
 }
 
-pub(crate) fn apply(shared: &Arc<Shared>, change: Change) -> Vec<BindError> {
+pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError> {
+    let mut errors = Vec::new();
+    change.clusters.retain(|cluster| match check_cluster(cluster) {
+        Ok(()) => true,
+        Err(error) => {
+            errors.push(error);
+            false
+        }
+    });
     for secret in change.secrets {
         shared.secrets.set(secret);
     }
@@ -183,10 +192,9 @@ pub(crate) fn apply(shared: &Arc<Shared>, change: Change) -> Vec<BindError> {
     if !change.routes.is_empty() || !change.removed_routes.is_empty() {
         shared.routes.apply(change.routes, &change.removed_routes);
     }
-    if change.listeners.is_empty() && change.removed_listeners.is_empty() {
-        return Vec::new();
+    if !change.listeners.is_empty() || !change.removed_listeners.is_empty() {
+        let listeners = &shared.listeners;
+        errors.extend(listeners.apply(change.listeners, &change.removed_listeners, &shared.secrets));
     }
-    shared
-        .listeners
-        .apply(change.listeners, &change.removed_listeners, &shared.secrets)
+    errors
 }

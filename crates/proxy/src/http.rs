@@ -29,7 +29,6 @@ use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
-use crate::state::Drain;
 use downstream::{Downstream, Http1Side, Http2Side};
 use exchange::Context;
 use request::Request;
@@ -112,9 +111,11 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
     let mut between = IdleTimer::new(hcm.idle_timeout);
     let mut served: u32 = 0;
     let opened = Instant::now();
+    // One for the connection: watching anew for each request would cost a lock each time.
+    let mut closing = std::pin::pin!(context.closing());
     loop {
         let head = match next_request(
-            &context,
+            closing.as_mut(),
             &mut conn,
             &limits,
             &mut between,
@@ -131,7 +132,7 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
         };
         served += 1;
         let (request, mut keep_alive) = Request::from_http1(head, info.tls.is_some());
-        keep_alive &= context.worker().shared.drain_state() == Drain::Off;
+        keep_alive &= !context.is_draining();
         keep_alive &= hcm
             .max_requests_per_connection
             .is_none_or(|max| served < max);
@@ -162,7 +163,7 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
 
 /// Waits for the next head. While nothing of it has arrived, idleness and drain end the connection.
 async fn next_request(
-    context: &Context,
+    mut closing: std::pin::Pin<&mut impl Future<Output = ()>>,
     conn: &mut Conn,
     limits: &HeadLimits,
     idle: &mut IdleTimer,
@@ -170,7 +171,6 @@ async fn next_request(
 ) -> Between {
     idle.touch();
     let mut started: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
-    let mut drain = std::pin::pin!(context.closing());
     std::future::poll_fn(|cx| {
         match conn.poll_request(cx, limits) {
             Poll::Ready(Ok(Some(head))) => return Poll::Ready(Between::Request(Box::new(head))),
@@ -182,7 +182,7 @@ async fn next_request(
             Poll::Pending => {}
         }
         if conn.buffered().is_empty() {
-            if drain.as_mut().poll(cx).is_ready() {
+            if closing.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Between::Closed);
             }
         } else if let Some(limit) = head_timeout {

@@ -42,6 +42,8 @@ pub(crate) struct ChainRuntime {
     pub tls: Option<ServerContext>,
     /// What its connection manager precomputes.
     pub http: Option<HttpRuntime>,
+    /// Replaced or removed: its HTTP connections end after their current exchange.
+    pub retired: watch::Sender<bool>,
 }
 
 /// What a connection manager's filters ask of every exchange, found once.
@@ -62,9 +64,15 @@ pub(crate) struct HttpRuntime {
 }
 
 impl ListenerRuntime {
-    fn new(config: Arc<Listener>, secrets: &Arc<SecretStore>) -> Arc<Self> {
-        let chain =
-            |config: &Arc<FilterChain>| Arc::new(ChainRuntime::new(Arc::clone(config), secrets));
+    /// `old` is the version that this one replaces: chains that did not change are taken over with their connections.
+    fn new(config: Arc<Listener>, secrets: &Arc<SecretStore>, old: Option<&Self>) -> Arc<Self> {
+        let known: Vec<&Arc<ChainRuntime>> = old.into_iter().flat_map(Self::all_chains).collect();
+        let chain = |config: &Arc<FilterChain>| {
+            let same = known.iter().find(|have| {
+                have.config.hash == config.hash && have.config.name == config.name && have.config.matches == config.matches
+            });
+            same.map_or_else(|| Arc::new(ChainRuntime::new(Arc::clone(config), secrets)), |same| Arc::clone(same))
+        };
         let chains = config.chains.iter().map(chain).collect();
         let default_chain = config.default_chain.as_ref().map(chain);
         Arc::new(Self {
@@ -79,6 +87,20 @@ impl ListenerRuntime {
         match self.config.index.select(facts) {
             Some(position) => self.chains.get(position),
             None => self.default_chain.as_ref(),
+        }
+    }
+
+    fn all_chains(&self) -> impl Iterator<Item = &Arc<ChainRuntime>> {
+        self.chains.iter().chain(&self.default_chain)
+    }
+
+    /// Ends the connections of chains that `new` did not take over.
+    fn retire(&self, new: Option<&Self>) {
+        for chain in self.all_chains() {
+            let stays = new.is_some_and(|new| new.all_chains().any(|have| Arc::ptr_eq(have, chain)));
+            if !stays {
+                chain.retired.send_replace(true);
+            }
         }
     }
 
@@ -107,7 +129,12 @@ impl ChainRuntime {
             Terminal::Http(hcm) => Some(HttpRuntime::new(Arc::clone(hcm))),
             _ => None,
         };
-        Self { config, tls, http }
+        Self {
+            config,
+            tls,
+            http,
+            retired: watch::channel(false).0,
+        }
     }
 }
 
@@ -211,17 +238,30 @@ pub(crate) struct Listeners {
     workers: usize,
 }
 
-/// A listener's address could not be bound.
+/// Why a resource could not be taken into use.
 #[derive(Debug, thiserror::Error)]
-#[error("listener {listener}: cannot bind {address}: {source}")]
-pub struct BindError {
-    /// Which listener.
-    pub listener: Str,
-    /// Which address.
-    pub address: String,
-    /// The system's reason.
-    #[source]
-    pub source: io::Error,
+pub enum ApplyError {
+    /// A listener's address could not be bound.
+    #[error("listener {listener}: cannot bind {address}: {source}")]
+    Bind {
+        /// Which listener.
+        listener: Str,
+        /// Which address.
+        address: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The resource asks for something that is understood but not carried out yet.
+    #[error("{kind} {name}: {what} is not supported")]
+    Unsupported {
+        /// `listener` or `cluster`.
+        kind: &'static str,
+        /// Which one.
+        name: Str,
+        /// What it asks for.
+        what: &'static str,
+    },
 }
 
 impl Listeners {
@@ -256,7 +296,7 @@ impl Listeners {
         configs: Vec<Arc<Listener>>,
         removed: &[Str],
         secrets: &Arc<SecretStore>,
-    ) -> Vec<BindError> {
+    ) -> Vec<ApplyError> {
         let mut errors = Vec::new();
         let old = self.table.load_full();
         let mut listeners = old.listeners.clone();
@@ -264,20 +304,28 @@ impl Listeners {
             listeners.remove(name);
         }
         for config in configs {
-            match self.bind(&config) {
+            let ready = crate::support::check_listener(&config).and_then(|()| self.bind(&config));
+            match ready {
                 Ok(()) => {
-                    listeners.insert(config.name.clone(), ListenerRuntime::new(config, secrets));
+                    let before = old.listeners.get(&config.name).map(Arc::as_ref);
+                    listeners.insert(config.name.clone(), ListenerRuntime::new(config, secrets, before));
                 }
                 Err(error) => errors.push(error),
             }
         }
         let table = self.arrange(listeners);
+        for (name, before) in &old.listeners {
+            match table.listeners.get(name) {
+                Some(now) if Arc::ptr_eq(now, before) => {}
+                now => before.retire(now.map(Arc::as_ref)),
+            }
+        }
         self.table.store(Arc::new(table));
         self.changed.send_modify(|version| *version += 1);
         errors
     }
 
-    fn bind(&self, config: &Listener) -> Result<(), BindError> {
+    fn bind(&self, config: &Listener) -> Result<(), ApplyError> {
         if !config.bind_to_port {
             return Ok(());
         }
@@ -287,7 +335,7 @@ impl Listeners {
                 continue;
             }
             let bound =
-                bind_address(address, config, self.workers).map_err(|source| BindError {
+                bind_address(address, config, self.workers).map_err(|source| ApplyError::Bind {
                     listener: config.name.clone(),
                     address: address.to_string(),
                     source,

@@ -92,8 +92,12 @@ impl ClusterManager {
         let mut inner = self.inner.lock();
         let mut table = AHashMap::clone(&self.clusters.load());
         for name in removed {
-            table.remove(name);
-            inner.warming.remove(name);
+            let gone = table.remove(name);
+            let gone = inner.warming.remove(name).or(gone);
+            // When it comes back it is subscribed to anew, and old endpoints must not serve until then.
+            if let Some(service) = gone.as_deref().and_then(eds_name) {
+                inner.assignments.remove(service);
+            }
             inner.resolvers.remove(name);
         }
         for config in configs {

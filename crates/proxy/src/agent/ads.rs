@@ -83,7 +83,7 @@ impl Subscription {
                 Err(error) => errors.push(error),
             }
         }
-        apply(&self.shared, change);
+        errors.extend(apply(&self.shared, change).iter().map(ToString::to_string));
         self.seen_clusters = true;
         let updates = &self.shared.updates;
         let counter = if errors.is_empty() {
@@ -365,3 +365,6 @@ fn local_secret(name: &Str) -> Option<Secret> {
         kind,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,21 +64,31 @@ impl Context {
         &self.runtime().config
     }
 
+    /// Responses should end their connections.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.worker().shared.drain_state() != Drain::Off || *self.info.chain.retired.borrow()
+    }
+
     /// Ready when responses should end their connections.
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
-        wait_for(self, Drain::Graceful)
+        self.wait_for(Drain::Graceful)
     }
 
     /// Ready when idle connections should close.
     pub(crate) fn closing(&self) -> impl Future<Output = ()> + use<> {
-        wait_for(self, Drain::Closing)
+        self.wait_for(Drain::Closing)
     }
-}
 
-fn wait_for(context: &Context, state: Drain) -> impl Future<Output = ()> + use<> {
-    let mut drain = context.worker().shared.drain();
-    async move {
-        let _ = drain.wait_for(|now| *now >= state).await;
+    /// Ready when the process has come so far, or the chain was replaced.
+    fn wait_for(&self, state: Drain) -> impl Future<Output = ()> + use<> {
+        let mut drain = self.worker().shared.drain();
+        let mut retired = self.info.chain.retired.subscribe();
+        async move {
+            tokio::select! {
+                _ = drain.wait_for(|now| *now >= state) => {}
+                _ = retired.wait_for(|retired| *retired) => {}
+            }
+        }
     }
 }
 

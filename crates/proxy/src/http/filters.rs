@@ -13,7 +13,6 @@ use meltemi_telemetry::istio::{
     Labels, Outcome, Protocol, Reporter, Request as RequestFacts, Service, ServiceFacts,
     WorkloadMetadata,
 };
-use meltemi_traffic::Str;
 use meltemi_traffic::cors::CorsDecision;
 use meltemi_traffic::fault::{ABORT_BODY, AbortKind, Fault};
 use meltemi_traffic::flags::ResponseFlags;
