@@ -248,6 +248,9 @@ pub(crate) struct Apiserver {
     /// Port on 127.0.0.1
     #[arg(long, default_value_t = 6443)]
     pub(crate) port: u16,
+    /// Process id of the supervisor; this process ends with it
+    #[arg(long)]
+    pub(crate) supervisor: Option<i32>,
 }
 
 /// Flags of the node.
@@ -256,12 +259,12 @@ pub(crate) struct Node {
     /// Directory of the platform's state
     #[arg(long)]
     pub(crate) state: PathBuf,
-    /// Port of the API server on 127.0.0.1
-    #[arg(long, default_value_t = 6443)]
-    pub(crate) api_port: u16,
     /// Port of the ingress gateway on 127.0.0.1
     #[arg(long, default_value_t = 8080)]
     pub(crate) ingress_port: u16,
+    /// Process id of the supervisor; this process ends with it
+    #[arg(long)]
+    pub(crate) supervisor: Option<i32>,
 }
 
 /// The words that stand in for subcommands: Istio's images call their entry points by other names.

@@ -64,7 +64,21 @@ fn server_runtime() -> anyhow::Result<Runtime> {
         .context("start the asynchronous runtime")
 }
 
+/// Lets this process get SIGTERM when its supervisor ends, also by SIGKILL.
+fn end_with(supervisor: Option<i32>) -> anyhow::Result<()> {
+    let Some(pid) = supervisor else { return Ok(()) };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)
+        .context("tie this process to its supervisor")?;
+    // It may have ended before the line above.
+    anyhow::ensure!(
+        nix::unistd::getppid().as_raw() == pid,
+        "the supervisor has ended"
+    );
+    Ok(())
+}
+
 fn apiserver(flags: &Apiserver) -> anyhow::Result<()> {
+    end_with(flags.supervisor)?;
     logging::init(LogSpec::parse("info")?)?;
     let config = meltemi_apiserver::Config::new(&flags.state, flags.port);
     server_runtime()?
@@ -137,6 +151,7 @@ fn capture(flags: &[String]) -> anyhow::Result<()> {
 
 /// Runs before any thread exists: the node takes namespaces and forks its spawner first.
 fn node(flags: &Node) -> anyhow::Result<()> {
+    end_with(flags.supervisor)?;
     logging::init(LogSpec::parse("info")?)?;
     let binary = std::env::current_exe().context("find the path of this program")?;
     let config = meltemi_node::Config::new(&flags.state, binary, flags.ingress_port);

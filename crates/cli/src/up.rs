@@ -101,11 +101,10 @@ async fn bring_up(
         .while_alive(platform, wait::api_server(platform))
         .await?;
     progress.step("starting the node");
-    let (api_port, ingress_port) = (up.api_port.to_string(), up.ingress_port.to_string());
     children.start(
         platform,
         "node",
-        &["--api-port", &api_port, "--ingress-port", &ingress_port],
+        &["--ingress-port", &up.ingress_port.to_string()],
     )?;
     progress.step("installing the control plane and the ingress gateway");
     children

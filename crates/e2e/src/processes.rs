@@ -1,6 +1,6 @@
 //! The processes of a platform, seen from outside.
 
-use std::path::Path;
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 /// A process.
 #[derive(Debug, Clone)]
@@ -13,10 +13,17 @@ pub struct Process {
     pub environment: Vec<String>,
 }
 
-/// Every process that runs a binary and has `mark` in its command line or environment (a state directory names one
-/// platform among several).
+/// Every process that runs this very file, whatever its path is called in the process's own mount namespace.
 #[must_use]
 pub fn running(binary: &Path) -> Vec<Process> {
+    let file = |path: &Path| {
+        std::fs::metadata(path)
+            .ok()
+            .map(|file| (file.dev(), file.ino()))
+    };
+    let Some(wanted) = file(binary) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry
@@ -26,7 +33,7 @@ pub fn running(binary: &Path) -> Vec<Process> {
         else {
             continue;
         };
-        if std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == binary) {
+        if file(&entry.path().join("exe")) == Some(wanted) {
             let words = |file: &str| {
                 let bytes = std::fs::read(entry.path().join(file)).unwrap_or_default();
                 bytes

@@ -132,7 +132,7 @@ fn without_permission_for_namespaces_the_missing_permission_is_named() {
         println!("SKIPPED: root is needed to take a permission away");
         return;
     }
-    let Some(site) = Site::new(User::Ordinary) else {
+    let Some(site) = Site::new(User::Root) else {
         return;
     };
     // A user namespace in which no further one may be made: what user.max_user_namespaces=0 does to an ordinary user.

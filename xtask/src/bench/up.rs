@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -192,6 +193,13 @@ fn page_is_served(port: u16) -> bool {
 
 /// Proportional memory (PSS) in megabytes of every process that runs this binary, with its command line.
 fn memory_of(binary: &Path) -> anyhow::Result<BTreeMap<u32, (String, f64)>> {
+    // The path of the file differs between mount namespaces, its number does not.
+    let file = |path: &Path| {
+        std::fs::metadata(path)
+            .ok()
+            .map(|file| (file.dev(), file.ino()))
+    };
+    let wanted = file(binary).context("find the binary")?;
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir("/proc")? {
         let path: PathBuf = entry?.path();
@@ -202,7 +210,7 @@ fn memory_of(binary: &Path) -> anyhow::Result<BTreeMap<u32, (String, f64)>> {
         else {
             continue;
         };
-        if std::fs::read_link(path.join("exe")).is_ok_and(|exe| exe == binary) {
+        if file(&path.join("exe")) == Some(wanted) {
             let rollup = std::fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
             let kilobytes = rollup.lines().find_map(|line| {
                 line.strip_prefix("Pss:")?

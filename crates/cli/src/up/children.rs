@@ -35,6 +35,8 @@ impl Children {
             .arg("--state")
             .arg(platform.directory())
             .args(flags)
+            // However the supervisor ends, its children must not outlive it.
+            .args(["--supervisor", &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -1,6 +1,7 @@
 //! Installing the mesh and the sample: objects applied through the Kubernetes API, as a user would.
 
 use anyhow::Context;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use meltemi_install::{Values, manifests};
 use meltemi_kube::{Api, Client, DynamicObject, write};
@@ -10,6 +11,8 @@ use crate::arguments::{DataPlane, Up};
 
 /// Namespace of the control plane.
 pub(crate) const NAMESPACE: &str = "istio-system";
+/// Objects applied at the same time.
+const PARALLEL: usize = 8;
 /// Namespace of the sample.
 const SAMPLE_NAMESPACE: &str = "default";
 /// Bookinfo's services and workloads, and its way in.
@@ -24,12 +27,27 @@ const BOOKINFO: [(&str, &str); 2] = [
     ),
 ];
 
-/// Applies the control plane and the ingress gateway.
+/// Applies the control plane and the ingress gateway: first what others refer to, last what starts pods.
 pub(crate) async fn mesh(client: &Client, up: &Up) -> anyhow::Result<()> {
-    for object in manifests(&values(up)?) {
-        apply(client, object).await?;
+    let kind = |object: &Value| object["kind"].as_str().unwrap_or_default().to_owned();
+    let (namespaces, rest): (Vec<_>, Vec<_>) = manifests(&values(up)?)
+        .into_iter()
+        .partition(|one| kind(one) == "Namespace");
+    let (deployments, rest): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|one| kind(one) == "Deployment");
+    for objects in [namespaces, rest, deployments] {
+        apply_all(client, objects).await?;
     }
     Ok(())
+}
+
+/// Applies objects that do not wait for each other.
+async fn apply_all(client: &Client, objects: Vec<Value>) -> anyhow::Result<()> {
+    let requests = objects.into_iter().map(|object| apply(client, object));
+    futures::stream::iter(requests)
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
 }
 
 fn values(up: &Up) -> anyhow::Result<Values> {
@@ -57,15 +75,21 @@ pub(crate) async fn bookinfo(client: &Client) -> anyhow::Result<()> {
     write::merge_patch(&namespaces, SAMPLE_NAMESPACE, &label)
         .await
         .with_context(|| format!("label the namespace {SAMPLE_NAMESPACE} for injection"))?;
+    let mut objects = Vec::new();
     for (file, text) in BOOKINFO {
         let documents: Vec<Value> = serde_saphyr::from_multiple(text)
             .with_context(|| format!("read the built-in {file}"))?;
-        for mut object in documents.into_iter().filter(Value::is_object) {
-            object["metadata"]["namespace"] = SAMPLE_NAMESPACE.into();
-            apply(client, object).await?;
-        }
+        objects.extend(
+            documents
+                .into_iter()
+                .filter(Value::is_object)
+                .map(|mut object| {
+                    object["metadata"]["namespace"] = SAMPLE_NAMESPACE.into();
+                    object
+                }),
+        );
     }
-    Ok(())
+    apply_all(client, objects).await
 }
 
 /// Creates an object, or merges it over the one of an earlier start.
