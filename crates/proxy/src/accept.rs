@@ -270,6 +270,21 @@ fn log_without_chain(worker: &Rc<Worker>, intake: &Intake) {
     );
 }
 
+/// A client whose offers have nothing in common with the chain's goes on without a protocol; peers of a mesh offer
+/// tokens that only say who they are. Left to itself the TLS library would end such a handshake.
+fn agreeable<'o>(
+    config: Arc<rustls::ServerConfig>,
+    mut offers: impl Iterator<Item = &'o [u8]>,
+) -> Arc<rustls::ServerConfig> {
+    let own = &config.alpn_protocols;
+    if own.is_empty() || offers.any(|offer| own.iter().any(|mine| mine == offer)) {
+        return config;
+    }
+    let mut without = rustls::ServerConfig::clone(&config);
+    without.alpn_protocols.clear();
+    Arc::new(without)
+}
+
 /// Terminates TLS where the chain says so.
 async fn secure(
     chain: &ChainRuntime,
@@ -281,7 +296,13 @@ async fn secure(
     let config = context
         .config()
         .map_err(|error| IntakeError::Tls(error.to_string()))?;
-    let handshake = tokio_rustls::TlsAcceptor::from(config).accept(socket);
+    let handshake = async {
+        let acceptor = rustls::server::Acceptor::default();
+        let start = tokio_rustls::LazyConfigAcceptor::new(acceptor, socket).await?;
+        let offers = start.client_hello().alpn();
+        let config = agreeable(config, offers.into_iter().flatten());
+        start.into_stream(config).await
+    };
     let result = match chain.config.connect_timeout {
         Some(limit) => tokio::time::timeout(limit, handshake)
             .await

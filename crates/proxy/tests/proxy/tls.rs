@@ -125,3 +125,72 @@ async fn a_server_with_another_identity_is_not_trusted() {
     outbound.stop().await;
     inbound.stop().await;
 }
+
+/// Bytes between two proxies over mutual TLS: the client offers only what tells who it is.
+fn tcp_pair(certs: &str, backend: u16, peer: u16) -> (String, String) {
+    let certificate = |name: &str| {
+        format!(
+            "tls_certificates: [{{ certificate_chain: {{ filename: {certs}/{name}.pem }}, private_key: {{ filename: {certs}/{name}.key }} }}], validation_context: {{ trusted_ca: {{ filename: {certs}/root.pem }} }}"
+        )
+    };
+    let bootstrap = |downstream: String, upstream: String, port: u16| {
+        format!(
+            r#"
+static_resources:
+  listeners:
+  - name: test
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: tcp, cluster: next }}
+{downstream}
+  clusters:
+  - name: next
+    type: STATIC
+    connect_timeout: 5s
+    load_assignment:
+      cluster_name: next
+      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
+{upstream}
+"#
+        )
+    };
+    let socket = |indent: &str, kind: &str, common: String, more: &str| {
+        format!(
+            "{indent}transport_socket: {{ name: envoy.transport_sockets.tls, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}, common_tls_context: {{ {common} }}{more} }} }}"
+        )
+    };
+    let server = format!("alpn_protocols: [h2, http/1.1], {}", certificate("b"));
+    let server = socket(
+        "      ",
+        "DownstreamTlsContext",
+        server,
+        ", require_client_certificate: true",
+    );
+    let client = format!(
+        "alpn_protocols: [istio-peer-exchange, istio], {}",
+        certificate("a")
+    );
+    let client = socket("    ", "UpstreamTlsContext", client, "");
+    (
+        bootstrap(String::new(), client, peer),
+        bootstrap(server, String::new(), backend),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_pass_between_peers_whose_offers_have_nothing_in_common() {
+    let directory = tempfile::tempdir().unwrap();
+    certificates(directory.path(), PRODUCTPAGE, REVIEWS);
+    let certs = directory.path().display().to_string();
+    let app = backend(echo).await;
+    let inbound = Proxy::start(&tcp_pair(&certs, app.port(), 0).1);
+    let outbound = Proxy::start(&tcp_pair(&certs, 0, inbound.address.port()).0);
+    let answer = outbound
+        .raw(b"GET /bytes HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    outbound.stop().await;
+    inbound.stop().await;
+}
