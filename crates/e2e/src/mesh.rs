@@ -72,7 +72,7 @@ pub struct Site {
     pub binary: PathBuf,
     /// As whom.
     pub user: User,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Site {
@@ -84,6 +84,10 @@ impl Site {
             return None;
         };
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Self::at(&source, user, Some(turn)))
+    }
+
+    fn at(source: &Path, user: User, turn: Option<MutexGuard<'static, ()>>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("meltemi-e2e-")
             .tempdir()
@@ -99,12 +103,12 @@ impl Site {
                 .expect("chown runs");
             assert!(owned.success(), "the state belongs to the ordinary user");
         }
-        Some(Self {
+        Self {
             directory,
             binary,
             user,
             _turn: turn,
-        })
+        }
     }
 
     /// The binary, as the user.
@@ -196,6 +200,13 @@ impl Mesh {
             }
         });
         mesh
+    }
+
+    /// Starts another platform, with a state of its own, while this one runs.
+    #[must_use]
+    pub fn beside(&self, flags: &[&str]) -> Self {
+        let site = Site::at(&self.binary, self.user, None);
+        Self::start(site, self.kubectl.clone(), flags)
     }
 
     /// Stops it and starts it again on the same state.
