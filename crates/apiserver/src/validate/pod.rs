@@ -59,6 +59,12 @@ pub(super) fn spec(spec: &Value, path: &str, claims: &[&str]) -> Vec<FieldError>
             "must be between 1 and 2147483647, inclusive",
         ));
     }
+    spec_names(spec, path, &mut errors);
+    errors
+}
+
+/// The names in a pod spec.
+fn spec_names(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for (key, check) in [
         (
             "serviceAccountName",
@@ -77,7 +83,6 @@ pub(super) fn spec(spec: &Value, path: &str, claims: &[&str]) -> Vec<FieldError>
             );
         }
     }
-    errors
 }
 
 fn volumes(volumes: &Value, path: &str, errors: &mut Vec<FieldError>) -> HashSet<String> {

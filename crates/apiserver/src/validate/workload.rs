@@ -39,21 +39,7 @@ pub(super) fn check(kind: &str, object: &Value) -> Vec<FieldError> {
                 &mut errors,
             );
             if kind == "Deployment" {
-                pod::one_of(
-                    &spec["strategy"],
-                    "type",
-                    "spec.strategy",
-                    &["Recreate", "RollingUpdate"],
-                    &mut errors,
-                );
-                if spec["strategy"]["type"] == "Recreate"
-                    && spec["strategy"]["rollingUpdate"].is_object()
-                {
-                    errors.push(FieldError::forbidden(
-                        "spec.strategy.rollingUpdate",
-                        "may not be specified when strategy `type` is 'Recreate'",
-                    ));
-                }
+                strategy(spec, &mut errors);
             }
         }
         "Job" => job(spec, "spec", &mut errors),
@@ -77,6 +63,23 @@ pub(super) fn check(kind: &str, object: &Value) -> Vec<FieldError> {
         _ => {}
     }
     errors
+}
+
+/// A Deployment's strategy.
+fn strategy(spec: &Value, errors: &mut Vec<FieldError>) {
+    pod::one_of(
+        &spec["strategy"],
+        "type",
+        "spec.strategy",
+        &["Recreate", "RollingUpdate"],
+        errors,
+    );
+    if spec["strategy"]["type"] == "Recreate" && spec["strategy"]["rollingUpdate"].is_object() {
+        errors.push(FieldError::forbidden(
+            "spec.strategy.rollingUpdate",
+            "may not be specified when strategy `type` is 'Recreate'",
+        ));
+    }
 }
 
 fn job(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
