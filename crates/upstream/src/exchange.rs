@@ -177,7 +177,7 @@ impl Exchange {
                 } else {
                     request.path
                 };
-                lease.conn.send_request(
+                lease.conn().send_request(
                     request.method,
                     target,
                     request.authority,
@@ -185,7 +185,7 @@ impl Exchange {
                     framing,
                 );
                 if request.body == BodyKind::Tunnel {
-                    lease.conn.switch_output_to_raw();
+                    lease.conn().switch_output_to_raw();
                 }
                 let method = request.method.clone();
                 Ok(Self(Kind::Http1 {
@@ -237,11 +237,11 @@ impl Exchange {
                 reusable,
                 responded,
             } => {
-                let head = ready!(lease.conn.poll_response(cx, limits, method))?;
+                let head = ready!(lease.conn().poll_response(cx, limits, method))?;
                 let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS
                     || (*method == Method::CONNECT && head.status.is_success());
                 if tunnel {
-                    lease.conn.switch_to_raw();
+                    lease.conn().switch_to_raw();
                 }
                 *reusable = head.keep_alive && !tunnel;
                 *responded = !head.status.is_informational() || tunnel;
@@ -264,7 +264,7 @@ impl Exchange {
     /// The next piece of the response body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamError>> {
         match &mut self.0 {
-            Kind::Http1 { lease, .. } => lease.conn.poll_body(cx).map_err(StreamError::from),
+            Kind::Http1 { lease, .. } => lease.conn().poll_body(cx).map_err(StreamError::from),
             Kind::Http2(Http2Exchange {
                 recv: Some(recv), ..
             }) => recv.poll_body(cx).map_err(StreamError::from),
@@ -277,7 +277,7 @@ impl Exchange {
         match &self.0 {
             Kind::Http1 {
                 lease, responded, ..
-            } => *responded && lease.conn.body_finished(),
+            } => *responded && lease.look().body_finished(),
             Kind::Http2(stream) => stream.recv.as_ref().is_some_and(http2::Recv::is_finished),
         }
     }
@@ -285,7 +285,7 @@ impl Exchange {
     /// True while request data should not be read from the client.
     pub fn congested(&self) -> bool {
         match &self.0 {
-            Kind::Http1 { lease, .. } => lease.conn.congested(),
+            Kind::Http1 { lease, .. } => lease.look().congested(),
             Kind::Http2(stream) => stream.send.congested(),
         }
     }
@@ -297,9 +297,9 @@ impl Exchange {
     pub fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
         match &mut self.0 {
             Kind::Http1 { lease, .. } => {
-                lease.conn.send_data(data)?;
+                lease.conn().send_data(data)?;
                 if end {
-                    lease.conn.send_end(None)?;
+                    lease.conn().send_end(None)?;
                 }
             }
             Kind::Http2(stream) => stream.send.send_data(data, end),
@@ -313,7 +313,7 @@ impl Exchange {
     /// When fewer bytes were sent than announced.
     pub fn send_end(&mut self, trailers: Option<HeaderMap>) -> Result<(), StreamError> {
         match &mut self.0 {
-            Kind::Http1 { lease, .. } => lease.conn.send_end(trailers.as_ref())?,
+            Kind::Http1 { lease, .. } => lease.conn().send_end(trailers.as_ref())?,
             Kind::Http2(stream) => stream.send.send_end(trailers),
         }
         Ok(())
@@ -322,9 +322,7 @@ impl Exchange {
     /// Writes what is queued.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match &mut self.0 {
-            Kind::Http1 { lease, .. } => lease
-                .conn
-                .poll_flush(cx)
+            Kind::Http1 { lease, .. } => lease.conn().poll_flush(cx)
                 .map_err(|_| StreamError::Terminated),
             Kind::Http2(stream) => stream.send.poll_flush(cx).map_err(StreamError::from),
         }
@@ -342,8 +340,8 @@ impl Exchange {
             } => {
                 if reusable
                     && responded
-                    && lease.conn.body_finished()
-                    && lease.conn.output_finished()
+                    && lease.look().body_finished()
+                    && lease.look().output_finished()
                 {
                     lease.release();
                 }

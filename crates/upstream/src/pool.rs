@@ -79,15 +79,17 @@ pub struct ConnFacts {
 /// The pools of one worker.
 #[derive(Debug)]
 pub struct Pools {
-    http1: RefCell<AHashMap<Key, Vec<Idle>>>,
+    #[allow(clippy::vec_box, reason = "the box is lent as it is; moving half a kilobyte in and out costs more")]
+    http1: RefCell<AHashMap<Key, Vec<Box<Pooled>>>>,
     http2: RefCell<AHashMap<Key, Rc<Http2Pool>>>,
     /// Balancing positions by cluster.
     picks: RefCell<AHashMap<Str, PickState>>,
     defaults: SocketDefaults,
 }
 
+/// A pooled HTTP/1 connection; boxed once, so that lending it moves a pointer.
 #[derive(Debug)]
-struct Idle {
+struct Pooled {
     conn: Conn,
     facts: ConnFacts,
     host: Arc<Host>,
@@ -143,45 +145,42 @@ pub enum Lease {
 /// An HTTP/1 connection lent for one exchange; dropping it closes the connection.
 #[derive(Debug)]
 pub struct Http1Lease {
-    /// The connection.
-    pub conn: Conn,
-    facts: ConnFacts,
+    pooled: Box<Pooled>,
     pools: Rc<Pools>,
     key: Key,
-    host: Arc<Host>,
-    expires: Duration,
-    served: u32,
     max_requests: Option<u32>,
-    /// The connection served requests before this one.
-    pub reused: bool,
 }
 
 impl Http1Lease {
+    /// The connection.
+    pub fn conn(&mut self) -> &mut Conn {
+        &mut self.pooled.conn
+    }
+
+    /// The connection, to look at.
+    pub fn look(&self) -> &Conn {
+        &self.pooled.conn
+    }
+
     /// Facts for logs.
     pub fn facts(&self) -> &ConnFacts {
-        &self.facts
+        &self.pooled.facts
     }
 
     /// Gives the connection back for the next request.
-    pub fn release(mut self) {
-        let served = self.served + 1;
-        let done =
-            self.max_requests.is_some_and(|max| served >= max) || self.host.state.is_removed();
+    pub fn release(self) {
+        let Self { mut pooled, pools, key, max_requests } = self;
+        pooled.served += 1;
+        let done = max_requests.is_some_and(|max| pooled.served >= max) || pooled.host.state.is_removed();
         if done {
             return;
         }
-        self.conn.release_buffers();
-        let mut pools = self.pools.http1.borrow_mut();
-        let idle = pools.entry(self.key).or_default();
+        pooled.conn.release_buffers();
+        pooled.since = Instant::now();
+        let mut lists = pools.http1.borrow_mut();
+        let idle = lists.entry(key).or_default();
         if idle.len() < MAX_IDLE_PER_KEY {
-            idle.push(Idle {
-                conn: self.conn,
-                facts: self.facts,
-                host: self.host,
-                since: Instant::now(),
-                expires: self.expires,
-                served,
-            });
+            idle.push(pooled);
         }
     }
 }
@@ -327,18 +326,13 @@ impl Pools {
     fn take_idle(self: &Rc<Self>, key: &Key, cluster: &Cluster) -> Option<Http1Lease> {
         let mut pools = self.http1.borrow_mut();
         let list = pools.get_mut(key)?;
-        while let Some(mut idle) = list.pop() {
-            if idle.conn.is_reusable() {
+        while let Some(mut pooled) = list.pop() {
+            if pooled.conn.is_reusable() {
                 return Some(Http1Lease {
-                    conn: idle.conn,
-                    facts: idle.facts,
+                    pooled,
                     pools: Rc::clone(self),
                     key: key.clone(),
-                    host: idle.host,
-                    expires: idle.expires,
-                    served: idle.served,
                     max_requests: cluster.config.http.max_requests_per_connection,
-                    reused: true,
                 });
             }
         }
@@ -353,16 +347,19 @@ impl Pools {
         host: &Arc<Host>,
         key: Key,
     ) -> Http1Lease {
-        Http1Lease {
+        let pooled = Pooled {
             conn: Conn::new(stream),
             facts,
-            pools: Rc::clone(self),
-            key,
             host: Arc::clone(host),
+            since: Instant::now(),
             expires: cluster.config.http.idle_timeout.unwrap_or(DEFAULT_IDLE),
             served: 0,
+        };
+        Http1Lease {
+            pooled: Box::new(pooled),
+            pools: Rc::clone(self),
+            key,
             max_requests: cluster.config.http.max_requests_per_connection,
-            reused: false,
         }
     }
 
@@ -451,7 +448,7 @@ impl Pools {
                 let idle = conn.active.get() == 0;
                 let gone = conn.host.state.is_removed()
                     || now - conn.idle_since.get() >= conn.idle_timeout;
-                !conn.closed.get() && !(idle && gone)
+                !(conn.closed.get() || (idle && gone))
             });
             !pool.conns.borrow().is_empty() || pool.dialling.borrow().is_some()
         });

@@ -13,9 +13,26 @@ pub(crate) const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overl
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// An answer that the proxy makes itself.
+/// An answer that the proxy makes itself; boxed, because it travels as the error of every phase.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub(crate) struct Reply(Box<ReplyParts>);
+
+impl std::ops::Deref for Reply {
+    type Target = ReplyParts;
+    fn deref(&self) -> &ReplyParts {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Reply {
+    fn deref_mut(&mut self) -> &mut ReplyParts {
+        &mut self.0
+    }
+}
+
+/// What an answer is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplyParts {
     /// Status for HTTP clients.
     pub status: StatusCode,
     /// gRPC status, where it does not follow from the HTTP status.
@@ -39,7 +56,7 @@ impl Reply {
         body: &'static str,
         details: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
+        Self(Box::new(ReplyParts {
             status,
             grpc_status: None,
             body: Bytes::from_static(body.as_bytes()),
@@ -47,7 +64,7 @@ impl Reply {
             flags: ResponseFlags::NONE,
             details: details.into(),
             close: false,
-        }
+        }))
     }
 
     /// The same with a flag.
@@ -129,24 +146,25 @@ impl Reply {
 
     /// Turns the reply into a response: as it is for HTTP, trailers-only for gRPC.
     pub(crate) fn into_response(self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
-        let mut headers = self.headers;
+        let reply = *self.0;
+        let mut headers = reply.headers;
         if grpc {
-            let status = self
+            let status = reply
                 .grpc_status
-                .unwrap_or_else(|| grpc_status_of(Some(self.status.as_u16())));
+                .unwrap_or_else(|| grpc_status_of(Some(reply.status.as_u16())));
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert(GRPC_STATUS, HeaderValue::from(status));
-            if !self.body.is_empty()
-                && let Ok(message) = HeaderValue::from_str(&percent_encode(&self.body))
+            if !reply.body.is_empty()
+                && let Ok(message) = HeaderValue::from_str(&percent_encode(&reply.body))
             {
                 headers.insert(GRPC_MESSAGE, message);
             }
             return (StatusCode::OK, headers, Bytes::new());
         }
-        if !self.body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
+        if !reply.body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        (self.status, headers, self.body)
+        (reply.status, headers, reply.body)
     }
 }
 
