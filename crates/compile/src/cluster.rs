@@ -50,6 +50,17 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
         },
     };
     check_endpoints(&kind, &endpoints).within("load_assignment")?;
+    let http = http::settings(message)?;
+    let mut transport = transports(message)?;
+    if http.auto_san_validation {
+        let matched = transport
+            .matches
+            .iter_mut()
+            .map(|entry| &mut entry.transport);
+        matched
+            .chain([&mut transport.default])
+            .for_each(ask_for_name);
+    }
     let stat_name = if message.alt_stat_name.is_empty() {
         &message.name
     } else {
@@ -77,8 +88,8 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
             .as_ref()
             .map(|m| outlier::detection(m).within("outlier_detection"))
             .transpose()?,
-        transport: transports(message)?,
-        http: http::settings(message)?,
+        transport,
+        http,
         bind: bind(message.upstream_bind_config.as_ref()).within("upstream_bind_config")?,
         keepalive: keepalive(message.upstream_connection_options.as_ref()),
         health_checks: each("health_checks", &message.health_checks, health_check)?,
@@ -317,6 +328,18 @@ fn transport(message: &core::TransportSocket) -> Compiled<Transport> {
         };
     };
     typed_transport(any).within("typed_config")
+}
+
+/// The older place of the same setting is the cluster's HTTP options.
+fn ask_for_name(transport: &mut Transport) {
+    match transport {
+        Transport::Raw => {}
+        Transport::Tls(context) => {
+            let context = Arc::make_mut(context);
+            context.auto_sni_san_validation = true;
+        }
+        Transport::ProxyProtocol(_, inner) => ask_for_name(inner),
+    }
 }
 
 fn typed_transport(any: &wkt::Any) -> Compiled<Transport> {

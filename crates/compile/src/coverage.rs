@@ -16,6 +16,8 @@ use crate::refusal::Refusal;
 pub enum Effect {
     /// It has the effect that Envoy documents.
     Effective,
+    /// It is accepted, so that what control planes send by default is served, but not carried out yet.
+    NotYet,
     /// Nothing depends on it here; it is accepted.
     WithoutMeaning,
     /// A resource that sets it is refused.
@@ -28,6 +30,7 @@ pub struct Coverage {
     /// Full name.
     pub message: &'static str,
     effective: &'static str,
+    not_yet: &'static str,
     without_meaning: &'static str,
 }
 
@@ -38,6 +41,8 @@ impl Coverage {
         let listed = |list: &str| list.split_ascii_whitespace().any(|name| name == field);
         if listed(self.effective) {
             Effect::Effective
+        } else if listed(self.not_yet) {
+            Effect::NotYet
         } else if listed(self.without_meaning) {
             Effect::WithoutMeaning
         } else {
@@ -59,6 +64,33 @@ pub fn messages() -> &'static [Coverage] {
     tables::MESSAGES
 }
 
+/// Names of the fields that a resource sets and that are accepted but not carried out yet, as `Message.field`.
+#[must_use]
+pub fn not_yet(name: &str, bytes: &[u8]) -> Vec<String> {
+    let mut out = Vec::new();
+    // What does not decode has been refused before.
+    let _ = walk(name, bytes, &mut |message, field| {
+        let Some(coverage) = of(message) else {
+            return Step::Skip;
+        };
+        match coverage.effect(field) {
+            Effect::NotYet => {
+                let short = message
+                    .rsplit_once(".v3.")
+                    .map_or(message, |(_, short)| short);
+                let name = format!("{short}.{field}");
+                if !out.contains(&name) {
+                    out.push(name);
+                }
+                Step::Skip
+            }
+            Effect::Effective => Step::Enter,
+            Effect::WithoutMeaning | Effect::Refused => Step::Skip,
+        }
+    });
+    out
+}
+
 /// The account as a Markdown page.
 #[must_use]
 pub fn page() -> String {
@@ -67,6 +99,7 @@ pub fn page() -> String {
         out.push_str(&format!("\n## {}\n\n", entry.message));
         for (effect, title) in [
             (Effect::Effective, "Effective"),
+            (Effect::NotYet, "Not yet"),
             (Effect::WithoutMeaning, "Without meaning"),
             (Effect::Refused, "Refused"),
         ] {
@@ -92,6 +125,8 @@ const PREAMBLE: &str = "\
 Written from the tables that check every resource (`cargo run -p meltemi-compile --example xds_support`).
 
 - *Effective*: it has the effect that Envoy documents.
+- *Not yet*: it is accepted, because control planes send it by default, and not carried out so far; the log names
+  those that a resource sets.
 - *Without meaning*: it is accepted and nothing depends on it here: statistics scopes, tuning of Envoy's own code, and
   switches of behaviour that is always on or always off.
 - *Refused*: a resource that sets it is refused with the path of the field, and the version before keeps serving.
@@ -118,7 +153,7 @@ pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
         None => Step::Skip,
         Some(coverage) => match coverage.effect(field) {
             Effect::Effective => Step::Enter,
-            Effect::WithoutMeaning => Step::Skip,
+            Effect::WithoutMeaning | Effect::NotYet => Step::Skip,
             Effect::Refused => Step::Refuse("not supported".to_owned()),
         },
     });
@@ -130,6 +165,21 @@ pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_accepted_without_effect_is_named() {
+        use meltemi_proto::envoy::config::cluster::v3::Cluster;
+        let cluster = Cluster {
+            name: "a".to_owned(),
+            close_connections_on_host_health_failure: true,
+            ..Cluster::default()
+        };
+        let bytes = cluster.encode_to_vec();
+        assert_eq!(
+            not_yet("envoy.config.cluster.v3.Cluster", &bytes),
+            ["Cluster.close_connections_on_host_health_failure"]
+        );
+    }
 
     #[test]
     fn the_documentation_is_what_the_tables_say() {
@@ -157,6 +207,7 @@ mod tests {
             let listed = entry
                 .effective
                 .split_ascii_whitespace()
+                .chain(entry.not_yet.split_ascii_whitespace())
                 .chain(entry.without_meaning.split_ascii_whitespace());
             for field in listed {
                 assert!(

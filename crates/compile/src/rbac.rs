@@ -30,8 +30,8 @@ pub(crate) fn http_filter(message: &http_filters::rbac::v3::Rbac) -> Compiled<Rb
 /// The network filter.
 pub(crate) fn network_filter(message: &network_filters::rbac::v3::Rbac) -> Compiled<RbacFilter> {
     use network_filters::rbac::v3::rbac::EnforcementType;
-    if message.stat_prefix.is_empty() {
-        return refuse_field("stat_prefix", "is required");
+    if message.enforcement_type() == EnforcementType::Continuous {
+        return refuse_field("enforcement_type", "CONTINUOUS is not supported");
     }
     Ok(RbacFilter {
         rules: message
@@ -46,7 +46,7 @@ pub(crate) fn network_filter(message: &network_filters::rbac::v3::Rbac) -> Compi
             .transpose()?,
         shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
         stat_prefix: message.stat_prefix.as_str().into(),
-        continuous: message.enforcement_type() == EnforcementType::Continuous,
+        continuous: false,
     })
 }
 

@@ -75,10 +75,11 @@ fn read(path: &PathBuf) -> Value {
 
 /// Filters of old releases, internal listeners and tunnels of ambient proxies, and a secret whose content the dump
 /// leaves out.
-const EXPECTED: [&str; 5] = [
+const EXPECTED: [&str; 6] = [
     "http.wasm.v3.Wasm is not supported",
     "unknown message io.istio.network.authn.Config",
     "internal_listener: not supported",
+    "upgrade_configs[0].connect_config: not supported",
     "tunneling_config.headers_to_add: not supported",
     "a secret needs a content",
 ];

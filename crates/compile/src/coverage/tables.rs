@@ -1,4 +1,5 @@
-//! The account of fields: sorted by message, then what is effective and what is without meaning.
+//! The account of fields: sorted by message, then what is effective, what is accepted but not carried out yet, and what
+//! is without meaning.
 
 use super::Coverage;
 
@@ -7,47 +8,54 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.config.accesslog.v3.AccessLog",
         effective: "name filter typed_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Admin",
         effective: "address",
+        not_yet: "",
         without_meaning: "access_log access_log_path profile_path socket_options ignore_global_conn_limit",
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap",
         effective: "node static_resources dynamic_resources admin layered_runtime default_regex_engine",
+        not_yet: "",
         without_meaning: "cluster_manager stats_config stats_flush_interval stats_flush_on_admin stats_sinks watchdog \
                     watchdogs overload_manager enable_dispatcher_stats stats_server_version_override \
                     use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config bootstrap_extensions \
                     deferred_stat_options default_socket_interface inline_headers application_log_config \
-                    grpc_async_client_manager_config memory_allocator_manager node_context_params tracing config_sources \
-                    default_config_source",
+                    grpc_async_client_manager_config memory_allocator_manager node_context_params tracing \
+                    config_sources default_config_source",
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
         effective: "lds_config cds_config ads_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap.StaticResources",
         effective: "listeners clusters secrets",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers",
-        effective: "thresholds per_host_thresholds",
+        effective: "thresholds",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
-        effective: "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining \
-                    max_connection_pools",
-        without_meaning: "",
+        effective: "priority max_connections max_pending_requests max_requests max_retries retry_budget",
+        not_yet: "",
+        without_meaning: "track_remaining",
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget",
         effective: "budget_percent min_retry_concurrency",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
@@ -56,123 +64,143 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     per_connection_buffer_limit_bytes lb_policy load_assignment health_checks \
                     max_requests_per_connection circuit_breakers common_http_protocol_options http_protocol_options \
                     http2_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter \
-                    dns_failure_refresh_rate respect_dns_ttl dns_lookup_family outlier_detection cleanup_interval \
+                    dns_failure_refresh_rate dns_lookup_family outlier_detection cleanup_interval \
                     upstream_bind_config ring_hash_lb_config maglev_lb_config original_dst_lb_config \
                     least_request_lb_config round_robin_lb_config common_lb_config transport_socket metadata \
-                    upstream_connection_options close_connections_on_host_health_failure ignore_health_on_host_removal \
-                    filters",
-        without_meaning: "wait_for_warm_on_init stats_matcher typed_dns_resolver_config dns_resolution_config dns_resolvers \
-                    use_tcp_for_dns_lookups track_timeout_budgets track_cluster_stats protocol_selection \
-                    upstream_http_protocol_options connection_pool_per_downstream_connection preconnect_policy",
+                    upstream_connection_options filters",
+        not_yet: "respect_dns_ttl close_connections_on_host_health_failure",
+        without_meaning: "wait_for_warm_on_init stats_matcher typed_dns_resolver_config dns_resolution_config \
+                    dns_resolvers use_tcp_for_dns_lookups track_timeout_budgets track_cluster_stats \
+                    protocol_selection upstream_http_protocol_options connection_pool_per_downstream_connection \
+                    preconnect_policy ignore_health_on_host_removal",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
-        effective: "healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config \
-                    consistent_hashing_lb_config",
+        effective: "healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config",
+        not_yet: "",
         without_meaning: "update_merge_window ignore_new_hosts_until_first_hc close_connections_on_host_set_change \
                     override_host_status",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.CustomClusterType",
         effective: "name typed_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.EdsClusterConfig",
         effective: "eds_config service_name",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
         effective: "choice_count active_request_bias slow_start_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.MaglevLbConfig",
         effective: "table_size",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig",
-        effective: "use_http_header http_header_name upstream_port_override metadata_key",
+        effective: "use_http_header http_header_name upstream_port_override",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.RefreshRate",
         effective: "base_interval",
+        not_yet: "",
         without_meaning: "max_interval",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.RingHashLbConfig",
         effective: "minimum_ring_size hash_function maximum_ring_size",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.RoundRobinLbConfig",
         effective: "slow_start_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.TransportSocketMatch",
         effective: "name match transport_socket",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Filter",
         effective: "name typed_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.OutlierDetection",
         effective: "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx \
-                    enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume \
-                    success_rate_stdev_factor consecutive_gateway_failure enforcing_consecutive_gateway_failure \
-                    split_external_local_origin_errors consecutive_local_origin_failure \
-                    enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate \
-                    failure_percentage_threshold enforcing_failure_percentage enforcing_failure_percentage_local_origin \
-                    failure_percentage_minimum_hosts failure_percentage_request_volume max_ejection_time \
+                    consecutive_gateway_failure enforcing_consecutive_gateway_failure max_ejection_time \
                     max_ejection_time_jitter always_eject_one_host",
+        not_yet: "enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume \
+                    success_rate_stdev_factor split_external_local_origin_errors consecutive_local_origin_failure \
+                    enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate \
+                    failure_percentage_threshold enforcing_failure_percentage \
+                    enforcing_failure_percentage_local_origin failure_percentage_minimum_hosts \
+                    failure_percentage_request_volume",
         without_meaning: "successful_active_health_check_uneject_host",
     },
     Coverage {
         message: "envoy.config.cluster.v3.UpstreamConnectionOptions",
         effective: "tcp_keepalive",
+        not_yet: "",
         without_meaning: "set_local_interface_name_on_upstream_connections happy_eyeballs_config",
     },
     Coverage {
         message: "envoy.config.core.v3.Address",
         effective: "socket_address pipe envoy_internal_address",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.BindConfig",
         effective: "source_address freebind socket_options extra_source_addresses",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.DataSource",
         effective: "filename inline_bytes inline_string environment_variable watched_directory",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.ExtraSourceAddress",
         effective: "address",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.HeaderValue",
         effective: "key value raw_value",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.HeaderValueOption",
         effective: "header append append_action keep_empty_value",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.HealthCheck",
         effective: "timeout interval unhealthy_threshold healthy_threshold no_traffic_interval http_health_check \
                     tcp_health_check grpc_health_check",
+        not_yet: "",
         without_meaning: "initial_jitter interval_jitter interval_jitter_percent reuse_connection unhealthy_interval \
                     unhealthy_edge_interval healthy_edge_interval no_traffic_healthy_interval \
                     always_log_health_check_failures always_log_health_check_success event_log_path",
@@ -180,222 +208,262 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.config.core.v3.HealthCheck.GrpcHealthCheck",
         effective: "service_name authority",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.HealthCheck.HttpHealthCheck",
         effective: "host path expected_statuses codec_client_type",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.HealthCheck.TcpHealthCheck",
         effective: "send receive",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.Http1ProtocolOptions",
-        effective: "allow_absolute_url accept_http_10 default_host_for_http_10 header_key_format enable_trailers \
-                    allow_chunked_length override_stream_error_on_invalid_http_message",
+        effective: "allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers",
+        not_yet: "override_stream_error_on_invalid_http_message",
         without_meaning: "use_balsa_parser allow_custom_methods",
     },
     Coverage {
         message: "envoy.config.core.v3.Http2ProtocolOptions",
-        effective: "hpack_table_size max_concurrent_streams initial_stream_window_size initial_connection_window_size \
-                    allow_connect stream_error_on_invalid_http_messaging override_stream_error_on_invalid_http_message \
+        effective: "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect \
                     connection_keepalive",
-        without_meaning: "max_outbound_frames max_outbound_control_frames max_consecutive_inbound_frames_with_empty_payload \
-                    max_inbound_priority_frames_per_stream max_inbound_window_update_frames_per_data_frame_sent \
-                    use_oghttp2_codec enable_huffman_encoding stream_reset_burst stream_reset_rate",
+        not_yet: "hpack_table_size stream_error_on_invalid_http_messaging \
+                    override_stream_error_on_invalid_http_message",
+        without_meaning: "max_outbound_frames max_outbound_control_frames \
+                    max_consecutive_inbound_frames_with_empty_payload max_inbound_priority_frames_per_stream \
+                    max_inbound_window_update_frames_per_data_frame_sent use_oghttp2_codec enable_huffman_encoding \
+                    stream_reset_burst stream_reset_rate",
     },
     Coverage {
         message: "envoy.config.core.v3.HttpProtocolOptions",
-        effective: "idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_stream_duration \
+        effective: "idle_timeout max_connection_duration max_headers_count max_response_headers_kb \
                     headers_with_underscores_action max_requests_per_connection",
+        not_yet: "max_stream_duration",
         without_meaning: "max_connection_duration_jitter",
     },
     Coverage {
         message: "envoy.config.core.v3.KeepaliveSettings",
-        effective: "interval timeout connection_idle_interval",
+        effective: "interval timeout",
+        not_yet: "",
         without_meaning: "interval_jitter",
     },
     Coverage {
         message: "envoy.config.core.v3.Pipe",
         effective: "path",
+        not_yet: "",
         without_meaning: "mode",
     },
     Coverage {
         message: "envoy.config.core.v3.SocketAddress",
         effective: "protocol address port_value ipv4_compat",
+        not_yet: "",
         without_meaning: "resolver_name",
     },
     Coverage {
         message: "envoy.config.core.v3.SocketOption",
         effective: "level name int_value buf_value",
+        not_yet: "",
         without_meaning: "description state type ip_version",
     },
     Coverage {
         message: "envoy.config.core.v3.SubstitutionFormatString",
         effective: "text_format json_format text_format_source omit_empty_values",
+        not_yet: "",
         without_meaning: "content_type formatters json_format_options",
     },
     Coverage {
         message: "envoy.config.core.v3.TcpKeepalive",
         effective: "keepalive_probes keepalive_time keepalive_interval",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.TransportSocket",
         effective: "name typed_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.TypedExtensionConfig",
         effective: "name typed_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.UpstreamHttpProtocolOptions",
-        effective: "auto_sni auto_san_validation override_auto_sni_header",
+        effective: "auto_sni auto_san_validation",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.ClusterLoadAssignment",
         effective: "cluster_name endpoints policy",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
-        effective: "drop_overloads overprovisioning_factor",
+        effective: "overprovisioning_factor",
+        not_yet: "",
         without_meaning: "endpoint_stale_after weighted_priority_health",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.Endpoint",
-        effective: "address hostname additional_addresses",
+        effective: "address hostname",
+        not_yet: "additional_addresses",
         without_meaning: "health_check_config observability_name",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.Endpoint.AdditionalAddress",
         effective: "address",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.LbEndpoint",
         effective: "endpoint health_status metadata load_balancing_weight",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.LocalityLbEndpoints",
         effective: "locality lb_endpoints load_balancing_weight priority",
+        not_yet: "",
         without_meaning: "proximity metadata",
     },
     Coverage {
         message: "envoy.config.listener.v3.AdditionalAddress",
         effective: "address",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.listener.v3.Filter",
         effective: "name typed_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.listener.v3.FilterChain",
         effective: "filter_chain_match filters transport_socket transport_socket_connect_timeout name",
+        not_yet: "",
         without_meaning: "metadata",
     },
     Coverage {
         message: "envoy.config.listener.v3.FilterChainMatch",
         effective: "destination_port prefix_ranges direct_source_prefix_ranges source_type source_prefix_ranges \
                     source_ports server_names transport_protocol application_protocols",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.listener.v3.Listener",
         effective: "name address additional_addresses filter_chains use_original_dst default_filter_chain \
-                    per_connection_buffer_limit_bytes deprecated_v1 drain_type listener_filters listener_filters_timeout \
+                    per_connection_buffer_limit_bytes deprecated_v1 listener_filters listener_filters_timeout \
                     continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction \
-                    connection_balance_config enable_reuse_port access_log tcp_backlog_size bind_to_port \
-                    ignore_global_conn_limit bypass_overload_manager",
+                    enable_reuse_port access_log tcp_backlog_size bind_to_port",
+        not_yet: "drain_type connection_balance_config ignore_global_conn_limit bypass_overload_manager",
         without_meaning: "stat_prefix stats_matcher metadata reuse_port max_connections_to_accept_per_socket_event \
                     tcp_fast_open_queue_length",
     },
     Coverage {
         message: "envoy.config.listener.v3.Listener.DeprecatedV1",
         effective: "bind_to_port",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.listener.v3.ListenerFilter",
         effective: "name typed_config filter_disabled",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.listener.v3.ListenerFilterChainMatchPredicate",
         effective: "or_match not_match any_match destination_port_range",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet",
         effective: "rules",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.rbac.v3.Policy",
         effective: "permissions principals",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.rbac.v3.RBAC",
         effective: "action policies",
+        not_yet: "",
         without_meaning: "audit_logging_options",
     },
     Coverage {
         message: "envoy.config.route.v3.DirectResponseAction",
         effective: "status body",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.FilterConfig",
         effective: "config is_optional disabled",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.HeaderMatcher",
-        effective: "name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match \
-                    string_match invert_match treat_missing_header_as_empty",
+        effective: "name exact_match safe_regex_match range_match present_match prefix_match suffix_match \
+                    contains_match string_match invert_match treat_missing_header_as_empty",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.InternalRedirectPolicy",
         effective: "max_internal_redirects redirect_response_codes allow_cross_scheme_redirect",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.QueryParameterMatcher",
         effective: "name string_match present_match",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RateLimit",
         effective: "stage disable_key actions",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RateLimit.Action",
         effective: "source_cluster destination_cluster request_headers remote_address generic_key header_value_match",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RedirectAction",
-        effective: "host_redirect port_redirect response_code strip_query https_redirect scheme_redirect path_redirect \
-                    prefix_rewrite regex_rewrite",
+        effective: "host_redirect port_redirect response_code strip_query https_redirect scheme_redirect \
+                    path_redirect prefix_rewrite regex_rewrite",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RetryPolicy",
-        effective: "retry_on num_retries per_try_timeout per_try_idle_timeout retry_priority retry_host_predicate \
-                    host_selection_retry_max_attempts retriable_status_codes retry_back_off rate_limited_retry_back_off \
-                    retriable_headers retriable_request_headers",
+        effective: "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts \
+                    retriable_status_codes retry_back_off rate_limited_retry_back_off retriable_headers \
+                    retriable_request_headers",
+        not_yet: "retry_priority",
         without_meaning: "",
     },
     Coverage {
@@ -403,121 +471,140 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name match route redirect direct_response non_forwarding_action metadata decorator \
                     typed_per_filter_config request_headers_to_add request_headers_to_remove response_headers_to_add \
                     response_headers_to_remove per_request_buffer_limit_bytes request_body_buffer_limit stat_prefix",
+        not_yet: "",
         without_meaning: "tracing",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction",
-        effective: "cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match \
-                    prefix_rewrite regex_rewrite path_rewrite_policy append_x_forwarded_host host_rewrite_literal \
-                    auto_host_rewrite host_rewrite_header host_rewrite_path_regex timeout idle_timeout retry_policy \
-                    request_mirror_policies priority rate_limits hash_policy max_grpc_timeout grpc_timeout_offset \
-                    upgrade_configs internal_redirect_policy max_stream_duration",
-        without_meaning: "early_data_policy",
+        effective: "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite \
+                    regex_rewrite path_rewrite_policy append_x_forwarded_host host_rewrite_literal auto_host_rewrite \
+                    host_rewrite_header host_rewrite_path_regex timeout idle_timeout retry_policy \
+                    request_mirror_policies priority hash_policy max_grpc_timeout grpc_timeout_offset \
+                    upgrade_configs",
+        not_yet: "max_stream_duration rate_limits",
+        without_meaning: "early_data_policy metadata_match",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.HashPolicy",
         effective: "header cookie connection_properties query_parameter filter_state terminal",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.MaxStreamDuration",
         effective: "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.RequestMirrorPolicy",
-        effective: "cluster cluster_header runtime_fraction trace_sampled disable_shadow_host_suffix_append \
-                    host_rewrite_literal",
+        effective: "cluster cluster_header runtime_fraction disable_shadow_host_suffix_append host_rewrite_literal",
+        not_yet: "trace_sampled",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.UpgradeConfig",
-        effective: "upgrade_type enabled connect_config",
+        effective: "upgrade_type enabled",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteConfiguration",
-        effective: "name virtual_hosts internal_only_headers response_headers_to_add response_headers_to_remove \
-                    request_headers_to_add request_headers_to_remove most_specific_header_mutations_wins \
+        effective: "name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add \
+                    request_headers_to_remove most_specific_header_mutations_wins \
                     max_direct_response_body_size_bytes request_mirror_policies ignore_port_in_host_matching \
                     typed_per_filter_config",
+        not_yet: "",
         without_meaning: "validate_clusters metadata",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteMatch",
         effective: "prefix path safe_regex path_separated_prefix path_match_policy connect_matcher case_sensitive \
                     runtime_fraction headers query_parameters grpc tls_context dynamic_metadata",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.route.v3.VirtualHost",
-        effective: "name domains routes require_tls rate_limits request_headers_to_add request_headers_to_remove \
+        effective: "name domains routes require_tls request_headers_to_add request_headers_to_remove \
                     response_headers_to_add response_headers_to_remove typed_per_filter_config \
                     include_request_attempt_count include_attempt_count_in_response retry_policy \
-                    include_is_timeout_retry_header per_request_buffer_limit_bytes request_body_buffer_limit \
-                    request_mirror_policies",
+                    per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies",
+        not_yet: "rate_limits",
         without_meaning: "metadata virtual_clusters",
     },
     Coverage {
         message: "envoy.config.route.v3.WeightedCluster",
         effective: "clusters total_weight header_name use_hash_policy",
+        not_yet: "",
         without_meaning: "runtime_key_prefix",
     },
     Coverage {
         message: "envoy.config.route.v3.WeightedCluster.ClusterWeight",
-        effective: "name cluster_header weight request_headers_to_add request_headers_to_remove response_headers_to_add \
-                    response_headers_to_remove typed_per_filter_config host_rewrite_literal",
+        effective: "name cluster_header weight request_headers_to_add request_headers_to_remove \
+                    response_headers_to_add response_headers_to_remove typed_per_filter_config host_rewrite_literal",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         effective: "path format json_format typed_json_format log_format",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
         effective: "log_format",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
         effective: "log_format",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.common.fault.v3.FaultDelay",
         effective: "fixed_delay header_delay percentage",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.common.fault.v3.FaultRateLimit",
         effective: "fixed_limit percentage",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue",
         effective: "object_key factory_key format_string shared_with_upstream skip_if_empty",
+        not_yet: "",
         without_meaning: "read_only",
     },
     Coverage {
         message: "envoy.extensions.filters.http.buffer.v3.Buffer",
         effective: "max_request_bytes",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.http.cors.v3.CorsPolicy",
         effective: "allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials \
                     filter_enabled allow_private_network_access forward_not_matching_preflights",
+        not_yet: "",
         without_meaning: "shadow_enabled",
     },
     Coverage {
         message: "envoy.extensions.filters.http.fault.v3.FaultAbort",
         effective: "http_status grpc_status header_abort percentage",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.http.fault.v3.HTTPFault",
-        effective: "delay abort upstream_cluster headers downstream_nodes max_active_faults response_rate_limit",
+        effective: "delay abort upstream_cluster headers downstream_nodes",
+        not_yet: "",
         without_meaning: "delay_percent_runtime abort_percent_runtime delay_duration_runtime abort_http_status_runtime \
                     max_active_faults_runtime response_rate_limit_percent_runtime abort_grpc_status_runtime \
                     disable_downstream_cluster_stats filter_metadata",
@@ -525,21 +612,25 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
         effective: "emit_filter_state stats_for_all_methods",
+        not_yet: "",
         without_meaning: "individual_method_stats_allowlist enable_upstream_stats replace_dots_in_grpc_service_name",
     },
     Coverage {
         message: "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
         effective: "mutations",
+        not_yet: "",
         without_meaning: "most_specific_header_mutations_wins",
     },
     Coverage {
         message: "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
         effective: "mutations",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.http.header_mutation.v3.Mutations",
         effective: "request_mutations response_mutations",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
@@ -548,165 +639,193 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     request_headers_to_add_when_not_enforced response_headers_to_add descriptors stage \
                     local_rate_limit_per_downstream_connection enable_x_ratelimit_headers \
                     always_consume_default_token_bucket rate_limited_as_resource_exhausted",
+        not_yet: "",
         without_meaning: "max_dynamic_descriptors",
     },
     Coverage {
         message: "envoy.extensions.filters.http.rbac.v3.RBAC",
         effective: "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix",
+        not_yet: "",
         without_meaning: "track_per_rule_stats",
     },
     Coverage {
         message: "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
         effective: "rbac",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.http.router.v3.Router",
-        effective: "start_child_span upstream_log suppress_envoy_headers strict_check_headers \
-                    respect_expected_rq_timeout",
+        effective: "suppress_envoy_headers",
+        not_yet: "start_child_span",
         without_meaning: "dynamic_stats suppress_grpc_request_failure_code_stats upstream_log_options",
     },
     Coverage {
         message: "envoy.extensions.filters.http.set_filter_state.v3.Config",
         effective: "on_request_headers",
+        not_yet: "",
         without_meaning: "clear_route_cache",
     },
     Coverage {
         message: "envoy.extensions.filters.listener.original_src.v3.OriginalSrc",
         effective: "mark",
+        not_yet: "",
         without_meaning: "bind_port",
     },
     Coverage {
         message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
         effective: "allow_requests_without_proxy_protocol",
+        not_yet: "",
         without_meaning: "stat_prefix",
     },
     Coverage {
         message: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
         effective: "initial_read_buffer_size close_connection_on_client_hello_parsing_errors",
+        not_yet: "",
         without_meaning: "enable_ja3_fingerprinting enable_ja4_fingerprinting max_client_hello_size",
     },
     Coverage {
         message: "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
         effective: "stat_prefix max_connections delay",
+        not_yet: "",
         without_meaning: "runtime_enabled",
     },
     Coverage {
         message: "envoy.extensions.filters.network.direct_response.v3.Config",
         effective: "response",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        effective: "codec_type stat_prefix rds route_config http_filters add_user_agent tracing \
-                    common_http_protocol_options http_protocol_options http2_protocol_options server_name \
-                    server_header_transformation max_request_headers_kb stream_idle_timeout request_timeout \
-                    request_headers_timeout drain_timeout delayed_close_timeout access_log access_log_flush_interval \
-                    flush_access_log_on_new_request access_log_options use_remote_address xff_num_trusted_hops \
-                    internal_address_config skip_xff_append via generate_request_id preserve_external_request_id \
+        effective: "codec_type stat_prefix rds route_config http_filters add_user_agent common_http_protocol_options \
+                    http_protocol_options http2_protocol_options server_name server_header_transformation \
+                    max_request_headers_kb stream_idle_timeout request_headers_timeout delayed_close_timeout \
+                    access_log access_log_options use_remote_address xff_num_trusted_hops internal_address_config \
+                    skip_xff_append via generate_request_id preserve_external_request_id \
                     always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details \
                     proxy_100_continue upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action \
-                    request_id_extension local_reply_config strip_matching_host_port strip_any_host_port \
-                    stream_error_on_invalid_http_message strip_trailing_host_dot",
-        without_meaning: "http3_protocol_options http1_safe_max_connection_duration drain_timeout_jitter stream_flush_timeout \
-                    append_local_overload",
+                    strip_matching_host_port strip_any_host_port strip_trailing_host_dot",
+        not_yet: "tracing request_timeout drain_timeout access_log_flush_interval \
+                    stream_error_on_invalid_http_message request_id_extension",
+        without_meaning: "http3_protocol_options http1_safe_max_connection_duration drain_timeout_jitter \
+                    stream_flush_timeout append_local_overload",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions",
-        effective: "access_log_flush_interval flush_access_log_on_new_request",
+        effective: "",
+        not_yet: "access_log_flush_interval",
         without_meaning: "flush_log_on_tunnel_successfully_established",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
-        effective: "unix_sockets cidr_ranges",
+        effective: "cidr_ranges",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
         effective: "subject cert chain dns uri",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing",
-        effective: "client_sampling random_sampling overall_sampling verbose max_path_tag_length custom_tags provider \
-                    spawn_upstream_span",
+        effective: "client_sampling random_sampling overall_sampling verbose max_path_tag_length custom_tags \
+                    provider spawn_upstream_span",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig",
         effective: "upgrade_type filters enabled",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
         effective: "name typed_config is_optional disabled config_discovery",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",
         effective: "mappers body_format",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.Rds",
         effective: "config_source route_config_name",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension",
         effective: "typed_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper",
         effective: "filter status_code body body_format_override headers_to_add",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit",
         effective: "stat_prefix token_bucket",
+        not_yet: "",
         without_meaning: "runtime_enabled",
     },
     Coverage {
         message: "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
         effective: "stat_prefix delay emit_dynamic_metadata",
+        not_yet: "",
         without_meaning: "access_log commands",
     },
     Coverage {
         message: "envoy.extensions.filters.network.rbac.v3.RBAC",
         effective: "rules shadow_rules shadow_rules_stat_prefix stat_prefix enforcement_type",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.set_filter_state.v3.Config",
         effective: "on_new_connection",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         effective: "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts hash_policy \
                     tunneling_config max_downstream_connection_duration",
+        not_yet: "",
         without_meaning: "access_log_flush_interval flush_access_log_on_connected access_log_options check_drain_close \
                     backoff_options",
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig",
         effective: "hostname use_post",
+        not_yet: "",
         without_meaning: "propagate_response_headers propagate_response_trailers",
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster",
         effective: "clusters",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
         effective: "name weight",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
         effective: "config transport_socket",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
@@ -714,101 +833,120 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "trusted_ca watched_directory verify_certificate_spki verify_certificate_hash \
                     match_typed_subject_alt_names match_subject_alt_names crl allow_expired_certificate \
                     trust_chain_verification",
+        not_yet: "",
         without_meaning: "only_verify_leaf_cert_crl max_verify_depth suppress_client_ca_list",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext",
         effective: "tls_params tls_certificates tls_certificate_sds_secret_configs validation_context \
                     validation_context_sds_secret_config combined_validation_context alpn_protocols",
+        not_yet: "",
         without_meaning: "key_log",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext",
         effective: "default_validation_context validation_context_sds_secret_config",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         effective: "common_tls_context require_client_certificate require_sni session_ticket_keys \
                     session_ticket_keys_sds_secret_config disable_stateless_session_resumption",
+        not_yet: "",
         without_meaning: "session_timeout disable_stateful_session_resumption ocsp_staple_policy \
                     full_scan_certs_on_sni_mismatch prefer_client_ciphers",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.GenericSecret",
         effective: "secret",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.Secret",
         effective: "name tls_certificate session_ticket_keys validation_context generic_secret",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher",
         effective: "san_type matcher",
+        not_yet: "",
         without_meaning: "oid",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
         effective: "certificate_chain private_key watched_directory",
+        not_yet: "",
         without_meaning: "ocsp_staple signed_certificate_timestamp",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.TlsParameters",
-        effective: "tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves",
+        effective: "tls_minimum_protocol_version tls_maximum_protocol_version",
+        not_yet: "cipher_suites ecdh_curves",
         without_meaning: "signature_algorithms compliance_policies",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        effective: "common_tls_context sni auto_host_sni auto_sni_san_validation max_session_keys",
+        effective: "common_tls_context sni auto_sni_san_validation",
+        not_yet: "max_session_keys",
         without_meaning: "allow_renegotiation enforce_rsa_key_usage",
     },
     Coverage {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         effective: "common_http_protocol_options upstream_http_protocol_options explicit_http_config \
-                    use_downstream_protocol_config auto_config http_filters outlier_detection",
+                    use_downstream_protocol_config auto_config http_filters",
+        not_yet: "outlier_detection",
         without_meaning: "header_validation_config",
     },
     Coverage {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
         effective: "http_protocol_options http2_protocol_options",
+        not_yet: "",
         without_meaning: "http3_protocol_options alternate_protocols_cache_options",
     },
     Coverage {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
         effective: "http_protocol_options http2_protocol_options http3_protocol_options",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
         effective: "http_protocol_options http2_protocol_options",
+        not_yet: "",
         without_meaning: "http3_protocol_options",
     },
     Coverage {
         message: "envoy.tcp.metadataexchange.config.MetadataExchange",
         effective: "protocol enable_discovery",
+        not_yet: "",
         without_meaning: "additional_labels",
     },
     Coverage {
         message: "io.istio.http.peer_metadata.Config",
         effective: "downstream_discovery upstream_discovery downstream_propagation upstream_propagation \
                     shared_with_upstream additional_labels",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
         effective: "alpn_override",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "stats.MetricConfig",
         effective: "dimensions name tags_to_remove drop",
+        not_yet: "",
         without_meaning: "match",
     },
     Coverage {
         message: "stats.PluginConfig",
-        effective: "disable_host_header_fallback tcp_reporting_duration metrics definitions reporter",
+        effective: "disable_host_header_fallback definitions",
+        not_yet: "tcp_reporting_duration metrics reporter",
         without_meaning: "rotation_interval graceful_deletion_interval",
     },
 ];

@@ -24,6 +24,8 @@ pub(super) struct PeerVerifier {
     roots: Option<Arc<RootCertStore>>,
     client: Option<Arc<dyn ClientCertVerifier>>,
     required: bool,
+    /// The name sent as SNI must be in the certificate.
+    name_sent: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -58,8 +60,14 @@ impl PeerVerifier {
             roots,
             client,
             required,
+            name_sent: false,
             algorithms,
         })
+    }
+
+    /// The same verifier, which also asks for the name that was sent as SNI.
+    pub(super) fn asking_for_name(self, name_sent: bool) -> Self {
+        Self { name_sent, ..self }
     }
 
     fn names(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
@@ -108,7 +116,7 @@ impl ServerCertVerifier for PeerVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
@@ -122,6 +130,9 @@ impl ServerCertVerifier for PeerVerifier {
                 self.algorithms.all,
             )
             .or_else(|error| self.tolerate(error))?;
+        }
+        if self.name_sent {
+            rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         }
         self.names(end_entity)?;
         Ok(ServerCertVerified::assertion())
