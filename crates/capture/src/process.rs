@@ -121,6 +121,14 @@ pub fn die_with_parent() -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)
 }
 
+/// Makes a program that is about to be started die when the **thread** that starts it ends, however it ends.
+pub fn dies_with_parent(command: &mut std::process::Command) {
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(command, die_with_parent);
+    }
+}
+
 /// No exec of this process or its children can gain privileges.
 pub fn no_new_privileges() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)

@@ -5,10 +5,10 @@
 //! key is made here and never leaves the process.
 
 mod ads;
-mod channel;
-mod config;
-mod identity;
-mod probe;
+pub(crate) mod channel;
+pub(crate) mod config;
+pub(crate) mod identity;
+pub(crate) mod probe;
 mod status;
 
 pub use config::{AgentConfig, Role};

@@ -18,11 +18,14 @@ mod logs;
 mod standalone;
 mod state;
 mod stats;
+mod stock;
+mod support;
 mod tcp;
 mod worker;
 
 pub use agent::{AgentConfig, Role, run_sidecar};
 pub use engine::{Change, Engine, EngineOptions};
-pub use listener::BindError;
+pub use listener::ApplyError;
 pub use standalone::{ProxyError, StaticConfig, run_static, static_resources};
 pub use state::NodeIdentity;
+pub use stock::{EngineBinary, run_with_engine};

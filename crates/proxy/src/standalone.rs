@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::admin::{self, Dump, DumpKind};
 use crate::engine::{Change, Engine, EngineOptions};
-use crate::listener::BindError;
+use crate::listener::ApplyError;
 use crate::state::NodeIdentity;
 
 /// Time in which responses end their connections after SIGTERM.
@@ -61,9 +61,9 @@ pub enum ProxyError {
         /// Field and reason.
         refusal: String,
     },
-    /// A listener's address cannot be bound.
+    /// A resource cannot be taken into use.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Apply(#[from] ApplyError),
     /// A socket of our own cannot be bound.
     #[error("cannot listen on {address} ({what}): {source}")]
     Listen {
@@ -85,6 +85,23 @@ pub enum ProxyError {
         variable: &'static str,
         /// What is wrong.
         problem: String,
+    },
+    /// The stock engine cannot be started.
+    #[error("cannot start the engine {path}: {source}")]
+    Engine {
+        /// Which program.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The stock engine ended although nobody asked it to.
+    #[error("the engine {path} ended by itself with exit code {code}")]
+    EngineEnded {
+        /// Which program.
+        path: PathBuf,
+        /// Its exit code; 128 and the signal's number when a signal ended it.
+        code: u8,
     },
 }
 

@@ -20,12 +20,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Opens channels for the CSR client.
 #[derive(Debug, Clone)]
-pub(super) struct CaChannel {
+pub(crate) struct CaChannel {
     config: Arc<AgentConfig>,
 }
 
 impl CaChannel {
-    pub(super) fn new(config: Arc<AgentConfig>) -> Self {
+    pub(crate) fn new(config: Arc<AgentConfig>) -> Self {
         Self { config }
     }
 
@@ -105,7 +105,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn connect(uri: &Uri, mark: Option<u32>) -> io::Result<TcpStream> {
+/// Connects to host and port of a URI, with our mark.
+pub(crate) async fn connect(uri: &Uri, mark: Option<u32>) -> io::Result<TcpStream> {
     let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -321,7 +321,7 @@ impl AgentConfig {
 const DEFAULT_WORKERS: usize = 2;
 
 /// The host part of `host:port`.
-pub(super) fn host_of(address: &str) -> &str {
+pub(crate) fn host_of(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 

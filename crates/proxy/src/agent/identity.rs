@@ -20,13 +20,13 @@ pub(super) const ROOTS: &str = "ROOTCA";
 
 /// A CSR client that connects for each request: requests are hours apart, and the control plane may have moved.
 #[derive(Debug)]
-pub(super) struct LazyCsr {
+pub(crate) struct LazyCsr {
     channel: CaChannel,
     config: Arc<AgentConfig>,
 }
 
 impl LazyCsr {
-    pub(super) fn new(channel: CaChannel, config: Arc<AgentConfig>) -> Self {
+    pub(crate) fn new(channel: CaChannel, config: Arc<AgentConfig>) -> Self {
         Self { channel, config }
     }
 }

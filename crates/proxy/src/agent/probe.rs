@@ -25,7 +25,7 @@ const MAX_BODY: usize = 16 * 1024 * 1024;
 const METRICS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs a probe as Kubernetes would.
-pub(super) async fn run(
+pub(crate) async fn run(
     config: &AgentConfig,
     probe: &Value,
     head: &http::request::Parts,
@@ -101,7 +101,7 @@ async fn ask(
 }
 
 /// A GET without special headers.
-pub(super) async fn get(
+pub(crate) async fn get(
     config: &AgentConfig,
     port: u16,
     path: &str,
