@@ -186,7 +186,6 @@ impl Table {
         );
     }
 
-    /// Counts, then messages, fields, enums, values and rules as arrays of fixed records, then the names they refer to.
     fn encode(&self) -> Vec<u8> {
         let position = |keys: Vec<&String>| -> BTreeMap<String, u32> {
             keys.into_iter()
@@ -194,94 +193,141 @@ impl Table {
                 .map(|(at, key)| (key.clone(), index(at)))
                 .collect()
         };
-        let message_at = position(self.messages.keys().collect());
-        let enum_at = position(self.enums.keys().collect());
-        let mut names = Names::default();
-        let (mut messages, mut fields, mut enums, mut values, mut records_of_rules) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut field_count, mut rule_count) = (0, 0);
+        let mut encoder = Encoder {
+            table: self,
+            targets: position(self.enums.keys().collect()),
+            names: Names::default(),
+            sections: Sections::default(),
+        };
+        encoder
+            .targets
+            .extend(position(self.messages.keys().collect()));
         for (name, message) in &self.messages {
-            let at = names.add(name);
-            let count = index(message.fields.len());
-            for word in [
-                at,
-                index(name.len()),
-                field_count,
-                count,
-                message.required_oneofs,
-            ] {
-                messages.extend(word.to_le_bytes());
-            }
-            field_count += count;
-            for field in &message.fields {
-                let map = self.map_entries.contains(&field.target);
-                let target = message_at
-                    .get(&field.target)
-                    .or_else(|| enum_at.get(&field.target));
-                let records = field
-                    .rules
-                    .as_ref()
-                    .map(|rules| rules::records(rules, &mut names))
-                    .unwrap_or_default();
-                fields.extend(field.number.to_le_bytes());
-                for word in [
-                    names.add(&field.name),
-                    target.copied().unwrap_or(u32::MAX),
-                    field.oneof,
-                ] {
-                    fields.extend(word.to_le_bytes());
-                }
-                fields.extend(
-                    u16::try_from(field.name.len())
-                        .expect("field names are short")
-                        .to_le_bytes(),
-                );
-                fields.extend([field.kind, field.flags | if map { MAP } else { 0 }]);
-                for word in [rule_count, index(records.len())] {
-                    fields.extend(word.to_le_bytes());
-                }
-                rule_count += index(records.len());
-                records_of_rules.extend(records.iter().flat_map(rules::Rule::encode));
-            }
+            encoder.message(name, message);
         }
-        let mut value_count = 0;
-        for (name, list) in &self.enums {
-            for word in [
-                names.add(name),
-                index(name.len()),
-                value_count,
-                index(list.len()),
-            ] {
-                enums.extend(word.to_le_bytes());
-            }
-            value_count += index(list.len());
-            for (name, number) in list {
-                values.extend(names.add(name).to_le_bytes());
-                values.extend(index(name.len()).to_le_bytes());
-                values.extend(number.to_le_bytes());
-            }
+        for (name, values) in &self.enums {
+            encoder.enumeration(name, values);
         }
-        let counts = [
-            index(self.messages.len()),
-            field_count,
-            index(self.enums.len()),
-            value_count,
-            rule_count,
+        encoder.finish()
+    }
+}
+
+/// Arrays of fixed records.
+#[derive(Default)]
+struct Sections {
+    messages: Vec<u8>,
+    fields: Vec<u8>,
+    enums: Vec<u8>,
+    values: Vec<u8>,
+    rules: Vec<u8>,
+    field_count: u32,
+    value_count: u32,
+    rule_count: u32,
+}
+
+struct Encoder<'t> {
+    table: &'t Table,
+    /// Position of each message and enum; no name is both.
+    targets: BTreeMap<String, u32>,
+    names: Names,
+    sections: Sections,
+}
+
+fn put(words: &[u32], section: &mut Vec<u8>) {
+    section.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+}
+
+impl Encoder<'_> {
+    fn message(&mut self, name: &str, message: &Message) {
+        let count = index(message.fields.len());
+        let words = [
+            self.names.add(name),
+            index(name.len()),
+            self.sections.field_count,
+            count,
+            message.required_oneofs,
         ];
-        let head: Vec<u8> = counts
-            .iter()
-            .flat_map(|count| count.to_le_bytes())
-            .collect();
-        [
-            head,
-            messages,
-            fields,
-            enums,
-            values,
-            records_of_rules,
-            names.bytes,
-        ]
-        .concat()
+        put(&words, &mut self.sections.messages);
+        self.sections.field_count += count;
+        for field in &message.fields {
+            self.field(field);
+        }
+    }
+
+    fn field(&mut self, field: &Field) {
+        let map = if self.table.map_entries.contains(&field.target) {
+            MAP
+        } else {
+            0
+        };
+        let target = self.targets.get(&field.target).copied().unwrap_or(u32::MAX);
+        let records = field
+            .rules
+            .as_ref()
+            .map(|rules| rules::records(rules, &mut self.names))
+            .unwrap_or_default();
+        let name = self.names.add(&field.name);
+        let out = &mut self.sections.fields;
+        out.extend(field.number.to_le_bytes());
+        put(&[name, target, field.oneof], out);
+        out.extend(
+            u16::try_from(field.name.len())
+                .expect("field names are short")
+                .to_le_bytes(),
+        );
+        out.extend([field.kind, field.flags | map]);
+        put(&[self.sections.rule_count, index(records.len())], out);
+        self.sections.rule_count += index(records.len());
+        self.sections
+            .rules
+            .extend(records.iter().flat_map(rules::Rule::encode));
+    }
+
+    fn enumeration(&mut self, name: &str, values: &[(String, i32)]) {
+        let words = [
+            self.names.add(name),
+            index(name.len()),
+            self.sections.value_count,
+            index(values.len()),
+        ];
+        put(&words, &mut self.sections.enums);
+        self.sections.value_count += index(values.len());
+        for (name, number) in values {
+            put(
+                &[self.names.add(name), index(name.len())],
+                &mut self.sections.values,
+            );
+            self.sections.values.extend(number.to_le_bytes());
+        }
+    }
+
+    /// Counts, then messages, fields, enums, values and rules, then the names they refer to.
+    fn finish(self) -> Vec<u8> {
+        let sections = self.sections;
+        let mut out = Vec::new();
+        let messages = index(self.table.messages.len());
+        let enums = index(self.table.enums.len());
+        put(
+            &[
+                messages,
+                sections.field_count,
+                enums,
+                sections.value_count,
+                sections.rule_count,
+            ],
+            &mut out,
+        );
+        for section in [
+            sections.messages,
+            sections.fields,
+            sections.enums,
+            sections.values,
+            sections.rules,
+        ] {
+            out.extend(section);
+        }
+        out.extend(self.names.bytes);
+        out
     }
 }
 

@@ -12,6 +12,7 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 const DEFAULT_BASE: Duration = Duration::from_secs(30);
 const DEFAULT_MAX: Duration = Duration::from_secs(300);
 
+// table: one line for each setting
 pub(super) fn detection(message: &pb::OutlierDetection) -> Compiled<OutlierDetection> {
     let base = positive_or(
         "base_ejection_time",

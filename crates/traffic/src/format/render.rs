@@ -19,6 +19,7 @@ use crate::metadata::{Metadata, Value};
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
+// table: kinds of operators
 /// Appends an operator's value; false (and nothing appended) when it has none.
 pub(super) fn operator(
     operator: &Operator,
