@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use meltemi_controlplane as controlplane;
 use meltemi_kube::connect::InCluster;
 use meltemi_node::BuiltinImage;
-use meltemi_proxy::{AgentConfig, Role, StaticConfig};
+use meltemi_proxy::{AgentConfig, EngineBinary, ProxyError, Role, StaticConfig};
 use meltemi_telemetry::logging::{self, LogSpec};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sample { role } => done(meltemi_sample::run(role)),
         Command::Apiserver(flags) => done(apiserver(&flags)),
         Command::Node(flags) => done(node(&flags)),
-        Command::Proxy(flags) => done(proxy(flags)),
+        Command::Proxy(flags) => proxy(flags),
         Command::Capture { flags } => done(capture(&flags)),
     }
 }
@@ -165,7 +165,7 @@ fn node(flags: &Node) -> anyhow::Result<()> {
     meltemi_node::run(config, &images).map_err(anyhow::Error::from)
 }
 
-fn proxy(flags: crate::arguments::Proxy) -> anyhow::Result<()> {
+fn proxy(flags: crate::arguments::Proxy) -> anyhow::Result<ExitCode> {
     let (role, flags) = match (flags.agent, flags.file) {
         (Some(Agent::Sidecar(flags)), _) => (Role::Sidecar, flags),
         (Some(Agent::Router(flags)), _) => (Role::Router, flags),
@@ -176,7 +176,7 @@ fn proxy(flags: crate::arguments::Proxy) -> anyhow::Result<()> {
                 concurrency: file.concurrency,
                 mark: None,
             };
-            return meltemi_proxy::run_static(config).map_err(anyhow::Error::from);
+            return done(meltemi_proxy::run_static(config).map_err(anyhow::Error::from));
         }
         (None, None) => {
             anyhow::bail!("say `proxy sidecar`, `proxy router` or `proxy --config FILE`")
@@ -190,6 +190,20 @@ fn proxy(flags: crate::arguments::Proxy) -> anyhow::Result<()> {
     let environment = std::env::vars().collect();
     let config =
         AgentConfig::from_environment(role, &flags.domain, flags.concurrency, &environment)?;
-    anyhow::ensure!(flags.engine.is_none(), "--engine is not wired yet");
-    meltemi_proxy::run_sidecar(config).map_err(anyhow::Error::from)
+    let Some(path) = flags.engine else {
+        return done(meltemi_proxy::run_sidecar(config).map_err(anyhow::Error::from));
+    };
+    let engine = EngineBinary {
+        path,
+        log_level: flags.proxy_log_level,
+        component_log_level: flags.proxy_component_log_level,
+    };
+    match meltemi_proxy::run_with_engine(config, engine) {
+        // The container shows the engine's own exit code.
+        Err(ended @ ProxyError::EngineEnded { code, .. }) => {
+            tracing::error!("{ended}");
+            Ok(ExitCode::from(code))
+        }
+        other => done(other.map_err(anyhow::Error::from)),
+    }
 }
