@@ -23,6 +23,7 @@ use meltemi_traffic::hcm::{Codec, ConnectionManager};
 use meltemi_upstream::http1::{Conn, Http1Error};
 use meltemi_upstream::http2;
 use meltemi_upstream::stream::{Rewound, Stream};
+use meltemi_wire::http1::encode::ResponseBody;
 use meltemi_wire::http1::head::{HeadLimits, RequestHead};
 use meltemi_wire::sniff::HTTP2_PREFACE;
 use tokio::time::Instant;
@@ -143,12 +144,28 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
             .headers
             .get(http::header::EXPECT)
             .is_some_and(|value| value == "100-continue");
+        if expects && !hcm.proxy_100_continue {
+            // Answered here and not passed on; the body may come at once.
+            let nothing = http::HeaderMap::new();
+            conn.send_response(
+                http::StatusCode::CONTINUE,
+                &nothing,
+                ResponseBody::Unannounced,
+                None,
+                false,
+            );
+            if std::future::poll_fn(|cx| conn.poll_flush(cx))
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
         let mut down = Downstream::Http1(Http1Side {
             head_request: request.method == http::Method::HEAD,
             http10: request.protocol == meltemi_traffic::access::Protocol::Http10,
             keep_alive,
             trailers: hcm.http1.enable_trailers,
-            expects_continue: expects && !hcm.proxy_100_continue,
             conn: &mut conn,
         });
         exchange::serve(&context, request, &mut down, &mut idle).await;

@@ -35,12 +35,24 @@ impl HostSet {
     /// No hosts.
     pub fn empty() -> Self {
         let balancer = Balancer::new(&LbPolicy::Random, &LbCommon::default(), 100, &[], next_id());
-        Self { all: Vec::new(), locality_weights: Vec::new(), overprovisioning: 100, balancer }
+        Self {
+            all: Vec::new(),
+            locality_weights: Vec::new(),
+            overprovisioning: 100,
+            balancer,
+        }
     }
 
     /// Arranges hosts, each with the weight of its locality.
-    pub fn new(hosts: Vec<(Host, Option<u32>)>, overprovisioning: u32, config: &ClusterConfig) -> Self {
-        let (all, locality_weights) = hosts.into_iter().map(|(host, weight)| (Arc::new(host), weight)).unzip();
+    pub fn new(
+        hosts: Vec<(Host, Option<u32>)>,
+        overprovisioning: u32,
+        config: &ClusterConfig,
+    ) -> Self {
+        let (all, locality_weights) = hosts
+            .into_iter()
+            .map(|(host, weight)| (Arc::new(host), weight))
+            .unzip();
         let overprovisioning = match overprovisioning {
             0 => Assignment::DEFAULT_OVERPROVISIONING,
             given => given,
@@ -50,7 +62,12 @@ impl HostSet {
 
     /// The same hosts with their present health.
     pub fn rearranged(&self, config: &ClusterConfig) -> Self {
-        Self::arrange(self.all.clone(), self.locality_weights.clone(), self.overprovisioning, config)
+        Self::arrange(
+            self.all.clone(),
+            self.locality_weights.clone(),
+            self.overprovisioning,
+            config,
+        )
     }
 
     fn arrange(
@@ -75,8 +92,19 @@ impl HostSet {
                 locality_weight: *locality_weight,
             })
             .collect();
-        let balancer = Balancer::new(&config.lb, &config.lb_common, overprovisioning, &facts, next_id());
-        Self { all, locality_weights, overprovisioning, balancer }
+        let balancer = Balancer::new(
+            &config.lb,
+            &config.lb_common,
+            overprovisioning,
+            &facts,
+            next_id(),
+        );
+        Self {
+            all,
+            locality_weights,
+            overprovisioning,
+            balancer,
+        }
     }
 
     /// Every host, usable or not.
@@ -92,9 +120,21 @@ impl HostSet {
             &mut PickContext {
                 random: &mut || fastrand::u64(..),
                 hash: pick.hash,
-                active: &|at| hosts.get(at).map_or(0, |host| host.state.active.get().into()),
-                age: &|at| hosts.get(at).map_or(std::time::Duration::MAX, |host| host.state.age()),
-                avoid: &|at| hosts.get(at).is_some_and(|host| pick.avoid.contains(&host.state.id)),
+                active: &|at| {
+                    hosts
+                        .get(at)
+                        .map_or(0, |host| host.state.active.get().into())
+                },
+                age: &|at| {
+                    hosts
+                        .get(at)
+                        .map_or(std::time::Duration::MAX, |host| host.state.age())
+                },
+                avoid: &|at| {
+                    hosts
+                        .get(at)
+                        .is_some_and(|host| pick.avoid.contains(&host.state.id))
+                },
                 attempts: pick.attempts,
             },
         )?;
@@ -106,12 +146,19 @@ fn hashing(policy: &LbPolicy) -> Option<Hashing> {
     match policy {
         LbPolicy::RingHash(ring) => Some(ring.hashing),
         LbPolicy::Maglev(maglev) => Some(maglev.hashing),
-        LbPolicy::RoundRobin(_) | LbPolicy::LeastRequest(_) | LbPolicy::Random | LbPolicy::ClusterProvided => None,
+        LbPolicy::RoundRobin(_)
+        | LbPolicy::LeastRequest(_)
+        | LbPolicy::Random
+        | LbPolicy::ClusterProvided => None,
     }
 }
 
 fn hash_key(host: &Host, by_name: bool) -> String {
-    let given = host.endpoint.metadata.get("envoy.lb", &["hash_key"]).and_then(|value| value.as_str());
+    let given = host
+        .endpoint
+        .metadata
+        .get("envoy.lb", &["hash_key"])
+        .and_then(|value| value.as_str());
     match given {
         Some(key) => key.to_owned(),
         None if by_name && !host.endpoint.hostname.is_empty() => host.endpoint.hostname.to_string(),
@@ -121,11 +168,17 @@ fn hash_key(host: &Host, by_name: bool) -> String {
 
 /// All sources of health together.
 fn health(host: &Host) -> Health {
-    if host.is_available() { host.endpoint.health } else { Health::Unhealthy }
+    if host.is_available() {
+        host.endpoint.health
+    } else {
+        Health::Unhealthy
+    }
 }
 
 fn number_of<'h>(known: &mut Vec<(&'h Locality, u32)>, host: &'h Host) -> u32 {
-    let same = |(locality, priority): &(&Locality, u32)| **locality == host.locality && *priority == host.priority;
+    let same = |(locality, priority): &(&Locality, u32)| {
+        **locality == host.locality && *priority == host.priority
+    };
     let position = known.iter().position(same);
     let position = position.unwrap_or_else(|| {
         known.push((&host.locality, host.priority));

@@ -365,8 +365,11 @@ impl Cluster {
             self.stats.membership_change.fetch_add(1, Ordering::Relaxed);
         }
         *known = present;
-        self.hosts
-            .store(Arc::new(HostSet::new(hosts, overprovisioning, &self.config)));
+        self.hosts.store(Arc::new(HostSet::new(
+            hosts,
+            overprovisioning,
+            &self.config,
+        )));
         self.warm.store(true, Ordering::Release);
     }
 

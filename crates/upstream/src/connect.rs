@@ -228,13 +228,13 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
 }
 
 fn socket_error(error: &io::Error) -> ConnectError {
-    ConnectError::Socket(
-        format!(
-            "delayed_connect_error:_{}",
-            error.raw_os_error().unwrap_or_default()
-        )
-        .into(),
-    )
+    let text = error.to_string();
+    let reason = text
+        .split(" (os error")
+        .next()
+        .unwrap_or(&text)
+        .replace(' ', "_");
+    ConnectError::Socket(format!("delayed_connect_error:_{reason}").into())
 }
 
 fn tls_error(error: &TlsError) -> ConnectError {

@@ -322,7 +322,9 @@ impl Exchange {
     /// Writes what is queued.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match &mut self.0 {
-            Kind::Http1 { lease, .. } => lease.conn().poll_flush(cx)
+            Kind::Http1 { lease, .. } => lease
+                .conn()
+                .poll_flush(cx)
                 .map_err(|_| StreamError::Terminated),
             Kind::Http2(stream) => stream.send.poll_flush(cx).map_err(StreamError::from),
         }

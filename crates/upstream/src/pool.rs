@@ -79,7 +79,10 @@ pub struct ConnFacts {
 /// The pools of one worker.
 #[derive(Debug)]
 pub struct Pools {
-    #[allow(clippy::vec_box, reason = "the box is lent as it is; moving half a kilobyte in and out costs more")]
+    #[allow(
+        clippy::vec_box,
+        reason = "the box is lent as it is; moving half a kilobyte in and out costs more"
+    )]
     http1: RefCell<AHashMap<Key, Vec<Box<Pooled>>>>,
     http2: RefCell<AHashMap<Key, Rc<Http2Pool>>>,
     /// Balancing positions by cluster.
@@ -169,9 +172,15 @@ impl Http1Lease {
 
     /// Gives the connection back for the next request.
     pub fn release(self) {
-        let Self { mut pooled, pools, key, max_requests } = self;
+        let Self {
+            mut pooled,
+            pools,
+            key,
+            max_requests,
+        } = self;
         pooled.served += 1;
-        let done = max_requests.is_some_and(|max| pooled.served >= max) || pooled.host.state.is_removed();
+        let done =
+            max_requests.is_some_and(|max| pooled.served >= max) || pooled.host.state.is_removed();
         if done {
             return;
         }

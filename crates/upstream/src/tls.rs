@@ -272,8 +272,8 @@ impl ClientContext {
     fn build(&self) -> Result<ClientConfig, TlsError> {
         let common = &self.settings.common;
         let validation = validation(common.validation.as_ref(), &self.secrets)?.unwrap_or_default();
-        let verifier =
-            PeerVerifier::new(validation, true)?.asking_for_name(self.settings.auto_sni_san_validation);
+        let verifier = PeerVerifier::new(validation, true)?
+            .asking_for_name(self.settings.auto_sni_san_validation);
         let builder = ClientConfig::builder_with_provider(meltemi_identity::tls::provider())
             .with_protocol_versions(versions(common, TlsVersion::V12))?
             .dangerous()

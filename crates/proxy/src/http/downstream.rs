@@ -85,8 +85,6 @@ pub(crate) struct Http1Side<'c> {
     pub keep_alive: bool,
     /// Trailers are passed on.
     pub trailers: bool,
-    /// The client waits for 100 before it sends its body.
-    pub expects_continue: bool,
 }
 
 /// HTTP/2: both halves of the stream.
@@ -103,26 +101,7 @@ impl Downstream<'_> {
     /// The next piece of the request body.
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, ClientError>> {
         match self {
-            Self::Http1(side) => {
-                if side.expects_continue
-                    && side.conn.buffered().is_empty()
-                    && !side.conn.body_finished()
-                {
-                    side.expects_continue = false;
-                    let nothing = ResponseBody::Unannounced;
-                    side.conn.send_response(
-                        StatusCode::CONTINUE,
-                        &HeaderMap::new(),
-                        nothing,
-                        None,
-                        false,
-                    );
-                    if let Poll::Ready(Err(_)) = side.conn.poll_flush(cx) {
-                        return Poll::Ready(Err(ClientError::Gone));
-                    }
-                }
-                side.conn.poll_body(cx).map_err(ClientError::from)
-            }
+            Self::Http1(side) => side.conn.poll_body(cx).map_err(ClientError::from),
             Self::Http2(side) => side.recv.poll_body(cx).map_err(ClientError::from),
         }
     }
@@ -164,9 +143,6 @@ impl Downstream<'_> {
     pub(crate) fn send_interim(&mut self, status: StatusCode, headers: &HeaderMap) {
         match self {
             Self::Http1(side) => {
-                if status == StatusCode::CONTINUE {
-                    side.expects_continue = false;
-                }
                 if !side.http10 {
                     side.conn.send_response(
                         status,

@@ -10,6 +10,7 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 use meltemi_traffic::access::Protocol;
+use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::hcm::{ConnectionManager, EscapedSlashes, StripPort, Underscores};
 use meltemi_traffic::path;
 use meltemi_traffic::select::without_port;
@@ -80,7 +81,7 @@ pub(crate) fn process(
     normalize(hcm, request)?;
     normalize_host(hcm, conn, request);
     let mut early = Early {
-        upgrade: upgrade(hcm, request)?,
+        upgrade: upgrade(request),
         ..Early::default()
     };
     remove_hop_by_hop(hcm, request, early.upgrade.is_some());
@@ -103,7 +104,14 @@ pub(crate) fn process(
 fn check_protocol(hcm: &ConnectionManager, request: &mut Request) -> Result<(), Reply> {
     if request.protocol == Protocol::Http10 {
         if !hcm.http1.accept_http_10 {
-            return Err(Reply::new(StatusCode::UPGRADE_REQUIRED, "", "low_version").closing());
+            let reply = Reply::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "Upgrade Required",
+                "low_version",
+            );
+            return Err(reply
+                .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+                .closing());
         }
         if request.authority.is_empty() && !hcm.http1.default_host.is_empty() {
             request.authority = Bytes::copy_from_slice(hcm.http1.default_host.as_bytes());
@@ -155,13 +163,18 @@ fn check_target(hcm: &ConnectionManager, request: &Request) -> Result<(), Reply>
             "missing_path_rejected",
         ));
     }
-    let asterisk = request.method == Method::OPTIONS && request.path.as_ref() == b"*";
-    if request.path[0] != b'/' && !asterisk {
-        return Err(Reply::new(
-            StatusCode::NOT_FOUND,
-            "",
-            "absolute_path_rejected",
-        ));
+    if request.path[0] != b'/' {
+        if request.path.as_ref() == b"*" {
+            return Err(Reply::new(
+                StatusCode::NOT_FOUND,
+                "",
+                "absolute_path_rejected",
+            ));
+        }
+        let reply = Reply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error");
+        return Err(reply
+            .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+            .closing());
     }
     if request.path.contains(&b'#') {
         return Err(Reply::bad_request("path_normalization_failed"));
@@ -220,33 +233,15 @@ fn normalize_host(hcm: &ConnectionManager, conn: &ConnInfo, request: &mut Reques
     }
 }
 
-/// The upgrade asked for, when the connection manager allows it; the route may still refuse.
-fn upgrade(hcm: &ConnectionManager, request: &Request) -> Result<Option<Bytes>, Reply> {
-    let asked = if request.method == Method::CONNECT {
-        Bytes::from_static(b"connect")
-    } else if request.upgrade {
-        let value = request
-            .headers
-            .get(UPGRADE)
-            .map(HeaderValue::as_bytes)
-            .unwrap_or_default();
-        Bytes::from(value.to_ascii_lowercase())
-    } else {
-        return Ok(None);
-    };
+/// The upgrade asked for; whether it is allowed is asked once the route is known.
+fn upgrade(request: &Request) -> Option<Bytes> {
+    if request.method == Method::CONNECT {
+        return Some(Bytes::from_static(b"connect"));
+    }
+    let value = request.headers.get(UPGRADE).filter(|_| request.upgrade)?;
+    let asked = value.as_bytes().to_ascii_lowercase();
     // Clients offer h2c on any request; Envoy goes on as if they had not.
-    if asked.as_ref() == b"h2c" {
-        return Ok(None);
-    }
-    let allowed = hcm
-        .upgrades
-        .iter()
-        .any(|(name, on)| *on && name.as_bytes() == asked.as_ref());
-    if allowed {
-        Ok(Some(asked))
-    } else {
-        Err(Reply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"))
-    }
+    (asked != b"h2c").then(|| asked.into())
 }
 
 fn remove_hop_by_hop(hcm: &ConnectionManager, request: &mut Request, upgrading: bool) {
@@ -272,10 +267,16 @@ fn remove_hop_by_hop(hcm: &ConnectionManager, request: &mut Request, upgrading: 
     }
     headers.remove(PROXY_CONNECTION);
     headers.remove(TRANSFER_ENCODING);
-    if let Some(te) = headers.get(TE)
-        && te.as_bytes() != b"trailers"
-    {
-        headers.remove(TE);
+    if let Some(te) = headers.get(TE) {
+        let trailers = te
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
     }
     if upgrading && request.method != Method::CONNECT {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
+use meltemi_traffic::Str;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::hcm::{ConnectionManager, RouteSource};
 use meltemi_traffic::mutation::HeaderOp;
@@ -15,8 +16,9 @@ use meltemi_traffic::route::{
     Action, ClusterSelector, Overrides, Route, RouteTable, WeightedCluster, WeightedClusters,
 };
 use meltemi_traffic::select::{RouteFacts, Selected};
-use meltemi_upstream::exchange::ResponseLength;
+use meltemi_upstream::exchange::{BodyKind, ResponseLength};
 use meltemi_upstream::http1::{Conn, Http1Error};
+use meltemi_wire::http1::encode::reason;
 
 use super::downstream::{ClientError, Downstream, Http1Side};
 use super::record::Exchange;
@@ -173,6 +175,7 @@ async fn run(
         exchange.cluster = context.worker().shared.clusters.get(&exchange.cluster_name);
     }
     let entry = choice.and_then(|choice| position(&route, choice.entry?));
+    check_upgrade(exchange, &route)?;
     let plan = Plan {
         entry,
         route: Arc::clone(&route),
@@ -199,6 +202,28 @@ async fn run(
         Action::NonForwarding => Err(Reply::no_route()),
         Action::Forward(forward) => forward::run(exchange, down, &plan, forward, idle).await,
     }
+}
+
+/// An upgrade passes when the route, or else the connection manager, allows it.
+fn check_upgrade(exchange: &mut Exchange, route: &Route) -> Result<(), Reply> {
+    let Some(asked) = &exchange.early.upgrade else {
+        return Ok(());
+    };
+    let of = |list: &[(Str, bool)]| {
+        let found = list
+            .iter()
+            .find(|(name, _)| name.as_bytes() == asked.as_ref());
+        found.map(|(_, enabled)| *enabled)
+    };
+    let here = match &route.action {
+        Action::Forward(forward) => of(&forward.upgrades),
+        Action::Redirect(_) | Action::Respond(_) | Action::NonForwarding => None,
+    };
+    if here.or_else(|| of(&exchange.context.hcm().upgrades)) != Some(true) {
+        return Err(Reply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"));
+    }
+    exchange.request.body = BodyKind::Tunnel;
+    Ok(())
 }
 
 /// What routing decided.
@@ -296,20 +321,20 @@ pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Erro
     exchange.flags.add(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
     exchange.details = details.into();
     exchange.status = Some(status);
-    // Envoy's codec answers with its sentence, no server or date.
-    let body = Bytes::from(status.canonical_reason().unwrap_or_default());
+    exchange.refused = true;
+    let body = Bytes::from(reason(status));
     let mut headers = HeaderMap::new();
     headers.insert(
         http::header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain"),
     );
+    respond::complete(&exchange, &mut headers);
     let mut down = Downstream::Http1(Http1Side {
         conn,
         head_request: false,
         http10: false,
         keep_alive: false,
         trailers: false,
-        expects_continue: false,
     });
     exchange.sent = body.len() as u64;
     let sent = down

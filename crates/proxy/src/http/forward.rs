@@ -24,9 +24,7 @@ use meltemi_traffic::route::Forward;
 use meltemi_upstream::balance::Pick;
 use meltemi_upstream::cluster::{Cluster, Gauge, Host};
 use meltemi_upstream::connect::ConnectError;
-use meltemi_upstream::exchange::{
-    BodyKind, Exchange as Stream, Outgoing, ResponseStart, StreamError,
-};
+use meltemi_upstream::exchange::{Exchange as Stream, Outgoing, ResponseStart, StreamError};
 use meltemi_upstream::pool::ConnectionNeeds;
 use meltemi_wire::http1::head::HeadLimits;
 
@@ -99,7 +97,6 @@ pub(crate) async fn run(
             .fetch_add(1, Ordering::Relaxed);
         return Err(Reply::no_cluster(forward.cluster_not_found));
     };
-    check_upgrade(exchange, forward)?;
     let breaker = cluster.breaker(forward.high_priority);
     let Some(_running) = breaker.requests.admit(breaker.limits.max_requests) else {
         cluster
@@ -165,25 +162,6 @@ pub(crate) async fn run(
             };
         }
     }
-}
-
-fn check_upgrade(exchange: &mut Exchange, forward: &Forward) -> Result<(), Reply> {
-    let Some(upgrade) = &exchange.early.upgrade else {
-        return Ok(());
-    };
-    let here = forward
-        .upgrades
-        .iter()
-        .find(|(name, _)| name.as_bytes() == upgrade.as_ref());
-    if here.is_some_and(|(_, enabled)| !enabled) {
-        return Err(Reply::new(
-            http::StatusCode::FORBIDDEN,
-            "",
-            "upgrade_failed",
-        ));
-    }
-    exchange.request.body = BodyKind::Tunnel;
-    Ok(())
 }
 
 /// Header changes, rewrites and control headers, once for all attempts.
@@ -309,7 +287,11 @@ impl Attempts {
                     .as_ref()
                     .filter(|policy| policy.avoid_previous_hosts);
                 let attempts = avoids.map_or(0, |policy| policy.host_selection_attempts);
-                let pick = Pick { hash: plan.hash, avoid: &self.tried, attempts };
+                let pick = Pick {
+                    hash: plan.hash,
+                    avoid: &self.tried,
+                    attempts,
+                };
                 exchange.context.worker().pools.pick(&self.cluster, &pick)
             }
         };
@@ -622,15 +604,16 @@ impl Attempts {
 fn connect_failure(error: &ConnectError) -> Reply {
     let (body, details) = match error {
         ConnectError::Timeout => (
-            "reset reason: connection timeout".to_owned(),
+            "connection timeout".to_owned(),
             "connection_timeout".to_owned(),
         ),
+        ConnectError::Tls(reason) => (
+            format!("remote connection failure, transport failure reason: {reason}"),
+            format!("remote_connection_failure|{}", reason.replace(' ', "_")),
+        ),
         other => (
-            format!("reset reason: remote connection failure, transport failure reason: {other}"),
-            format!(
-                "remote_connection_failure|{}",
-                other.to_string().replace(' ', "_")
-            ),
+            "remote connection failure".to_owned(),
+            format!("remote_connection_failure|{other}"),
         ),
     };
     let mut reply = Reply::new(
@@ -639,7 +622,8 @@ fn connect_failure(error: &ConnectError) -> Reply {
         format!("upstream_reset_before_response_started{{{details}}}"),
     );
     reply.body =
-        format!("upstream connect error or disconnect/reset before headers. {body}").into();
+        format!("upstream connect error or disconnect/reset before headers. reset reason: {body}")
+            .into();
     reply.flag(ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
 }
 

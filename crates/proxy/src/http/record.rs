@@ -56,6 +56,8 @@ pub(crate) struct Exchange {
     pub peer: Option<Peer>,
     /// The client asked for our metadata.
     pub propagate_metadata: bool,
+    /// There was no request that could be read: nothing of it is logged.
+    pub refused: bool,
     recorded: bool,
 }
 
@@ -113,6 +115,7 @@ impl Exchange {
             metadata: Metadata::default(),
             peer: None,
             propagate_metadata: false,
+            refused: false,
             recorded: false,
         }
     }
@@ -218,7 +221,7 @@ impl Exchange {
         let mut info = self.info();
         info.duration = Some(duration);
         let heads = Heads {
-            request: Some(&self.request),
+            request: (!self.refused).then_some(&self.request as _),
             response: self.response.as_ref().map(|map| map as _),
             trailers: self.trailers.as_ref().map(|map| map as _),
         };

@@ -140,7 +140,11 @@ impl Request {
 
     /// Removes what frames the message; the codec writes it anew.
     pub(crate) fn strip_framing(&mut self) {
-        self.headers.remove(CONTENT_LENGTH);
+        let announced = self.headers.remove(CONTENT_LENGTH).is_some();
+        if announced && self.body == BodyKind::None {
+            // An empty body that was announced is announced further on.
+            self.body = BodyKind::Length(0);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use meltemi_traffic::access::Heads;
+use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::hcm::ServerHeader;
 use meltemi_traffic::mutation::{HeaderOp, apply_response};
 use meltemi_upstream::exchange::ResponseLength;
@@ -35,6 +36,8 @@ pub(crate) async fn local(
 ) -> Ended {
     exchange.flags.add(reply.flags);
     exchange.details = reply.details.clone();
+    // What the codec refuses was never a request for the log.
+    exchange.refused |= reply.flags.any_of(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
     // The rest of an unread body cannot be told from the next request's head.
     if reply.close || !down.body_finished() {
         down.close_after();

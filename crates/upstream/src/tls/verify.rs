@@ -132,7 +132,10 @@ impl ServerCertVerifier for PeerVerifier {
             .or_else(|error| self.tolerate(error))?;
         }
         if self.name_sent {
-            rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            rustls::client::verify_server_name(
+                &ParsedCertificate::try_from(end_entity)?,
+                server_name,
+            )?;
         }
         self.names(end_entity)?;
         Ok(ServerCertVerified::assertion())

@@ -30,13 +30,8 @@ pub fn request(
     dst.put_slice(host);
     dst.put_slice(b"\r\n");
     lines(dst, headers);
-    let bodyless = matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::CONNECT | Method::TRACE | Method::OPTIONS
-    );
     match framing {
-        Framing::None if bodyless => {}
-        Framing::None => dst.put_slice(b"content-length: 0\r\n"),
+        Framing::None => {}
         Framing::Length(length) => content_length(dst, length),
         Framing::Chunked | Framing::UntilClose => dst.put_slice(b"transfer-encoding: chunked\r\n"),
     }
@@ -69,7 +64,7 @@ pub fn response(
         dst.put_slice(b"HTTP/1.1 ");
         dst.put_slice(status.as_str().as_bytes());
         dst.put_u8(b' ');
-        dst.put_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+        dst.put_slice(reason(status).as_bytes());
         dst.put_slice(b"\r\n");
     }
     lines(dst, headers);
@@ -84,6 +79,14 @@ pub fn response(
         dst.put_slice(b"\r\n");
     }
     dst.put_slice(b"\r\n");
+}
+
+/// Reason phrases as Envoy writes them: it does not know the teapot.
+pub fn reason(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::IM_A_TEAPOT => "Unknown",
+        known => known.canonical_reason().unwrap_or("Unknown"),
+    }
 }
 
 /// Writes the line that opens a chunk of `size` bytes.

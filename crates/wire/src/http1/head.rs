@@ -4,7 +4,8 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{Method, StatusCode};
 
@@ -170,6 +171,9 @@ impl HeadDecoder {
         };
         self.scanned = 0;
         let head = take_head(buf, len, limits)?;
+        if !target.bytes(&head).iter().all(u8::is_ascii_graphic) {
+            return Err(HeadError::Malformed);
+        }
         let (headers, facts) = collect(&head, &lines[..count], true)?;
         let framing = facts.request_framing(version)?;
         Ok(Some(RequestHead {

@@ -20,13 +20,13 @@ fn response(method: Method, bytes: &[u8]) -> Result<Option<ResponseHead>, HeadEr
 #[test]
 fn a_request_head_keeps_target_bytes_and_leaves_the_body_in_the_buffer() {
     let mut buf = BytesMut::from(
-        &b"POST /a%2Fb?q=\xc3\xa9 HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"[..],
+        &b"POST /a%2Fb?q=~ HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"[..],
     );
     let head = HeadDecoder::default()
         .request(&mut buf, &HeadLimits::default())
         .unwrap()
         .unwrap();
-    assert_eq!(head.target.as_ref(), b"/a%2Fb?q=\xc3\xa9");
+    assert_eq!(head.target.as_ref(), b"/a%2Fb?q=~");
     assert_eq!(head.method, Method::POST);
     assert_eq!(head.framing, Framing::Length(4));
     assert_eq!(head.host.as_deref(), Some(&b"h"[..]));
@@ -47,10 +47,14 @@ fn ambiguous_and_malformed_requests_are_refused() {
             HeadError::Malformed,
         ),
         (b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", HeadError::Malformed),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", HeadError::Malformed),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            HeadError::Malformed,
+        ),
         (b"GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", HeadError::Malformed),
         (b"GET / HTTP/1.1\r\nA b: c\r\n\r\n", HeadError::Malformed),
         (b"GET /a b HTTP/1.1\r\n\r\n", HeadError::BadVersion),
+        (b"GET /\xc3\xa9 HTTP/1.1\r\n\r\n", HeadError::Malformed),
         (b"GET / HTTP/2.0\r\n\r\n", HeadError::BadVersion),
         (
             b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",

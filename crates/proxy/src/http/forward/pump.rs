@@ -59,7 +59,7 @@ impl RequestBody {
             keep_limit,
             keeping,
             next: 0,
-            ended: (kind == BodyKind::None).then_some(None),
+            ended: matches!(kind, BodyKind::None | BodyKind::Length(0)).then_some(None),
             sent_end: false,
             tunnel: kind == BodyKind::Tunnel,
             mirrors: Vec::new(),
