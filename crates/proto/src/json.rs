@@ -98,7 +98,16 @@ pub fn print_any(any: &Any) -> Value {
 pub fn from_wire(message: &str, bytes: &[u8], redact: bool) -> Value {
     let written = table::message(message)
         .ok_or_else(|| JsonError::new(format!("unknown message {message}")))
-        .and_then(|message| write::message(message, bytes, redact));
+        .and_then(|message| {
+            write::message(
+                message,
+                bytes,
+                write::At {
+                    redact,
+                    depth: wire::Depth::default(),
+                },
+            )
+        });
     written.unwrap_or_else(|e| serde_json::json!({ "undecodable": e.to_string() }))
 }
 

@@ -5,7 +5,7 @@
 use crate::any::type_name;
 use crate::json::JsonError;
 use crate::json::table::{self, Field, Kind, Message, Place, Rule};
-use crate::json::wire::{BYTES, Raw, Reader};
+use crate::json::wire::{BYTES, Depth, Raw, Reader};
 
 type Done = Result<(), JsonError>;
 
@@ -18,10 +18,13 @@ fn broken(reason: impl Into<String>) -> Done {
 /// # Errors
 /// The path and reason of the first constraint that does not hold.
 pub fn validate(message: &str, bytes: &[u8]) -> Result<(), JsonError> {
-    table::message(message).map_or(Ok(()), |message| of_message(message, bytes))
+    table::message(message).map_or(Ok(()), |message| {
+        of_message(message, bytes, Depth::default())
+    })
 }
 
-fn of_message(message: Message, bytes: &[u8]) -> Done {
+fn of_message(message: Message, bytes: &[u8], depth: Depth) -> Done {
+    let depth = depth.deeper()?;
     let mut reader = Reader(bytes);
     let mut found: Vec<(u32, u32, Raw<'_>)> = Vec::new();
     while !reader.is_empty() {
@@ -42,7 +45,7 @@ fn of_message(message: Message, bytes: &[u8]) -> Done {
         let values = values
             .map(|(_, wire_type, raw)| (*wire_type, *raw))
             .collect::<Vec<_>>();
-        of_field(field, &values).map_err(|e| e.below(field.name))?;
+        of_field(field, &values, depth).map_err(|e| e.below(field.name))?;
     }
     let missing = message.required_oneofs & !chosen;
     if missing == 0 {
@@ -57,12 +60,12 @@ fn of_message(message: Message, bytes: &[u8]) -> Done {
     broken(format!("needs one of {}", members.join(", ")))
 }
 
-fn of_field(field: Field, values: &[(u32, Raw<'_>)]) -> Done {
+fn of_field(field: Field, values: &[(u32, Raw<'_>)], depth: Depth) -> Done {
     if field.map {
-        return of_map(field, values);
+        return of_map(field, values, depth);
     }
     if field.repeated {
-        return of_list(field, values);
+        return of_list(field, values, depth);
     }
     let raw = values.last().map(|(_, raw)| *raw);
     if raw.is_none() && (field.presence || field.kind == Kind::Message) {
@@ -75,7 +78,7 @@ fn of_field(field: Field, values: &[(u32, Raw<'_>)]) -> Done {
             Ok(())
         };
     }
-    of_value(field, &rules_of(field, Place::Own), raw)
+    of_value(field, &rules_of(field, Place::Own), raw, depth)
 }
 
 fn rules_of(field: Field, place: Place) -> Vec<Rule> {
@@ -86,7 +89,7 @@ fn rules_of(field: Field, place: Place) -> Vec<Rule> {
         .collect()
 }
 
-fn of_list(field: Field, values: &[(u32, Raw<'_>)]) -> Done {
+fn of_list(field: Field, values: &[(u32, Raw<'_>)], depth: Depth) -> Done {
     let packable = !matches!(field.kind, Kind::String | Kind::Bytes | Kind::Message);
     let mut items = Vec::with_capacity(values.len());
     for (wire_type, raw) in values {
@@ -111,7 +114,8 @@ fn of_list(field: Field, values: &[(u32, Raw<'_>)]) -> Done {
     of_count(&rules_of(field, Place::Own), items.len())?;
     let rules = rules_of(field, Place::Items);
     for (position, item) in items.into_iter().enumerate() {
-        of_value(field, &rules, Some(item)).map_err(|e| e.below(&format!("[{position}]")))?;
+        of_value(field, &rules, Some(item), depth)
+            .map_err(|e| e.below(&format!("[{position}]")))?;
     }
     Ok(())
 }
@@ -133,7 +137,7 @@ fn of_count(rules: &[Rule], count: usize) -> Done {
     Ok(())
 }
 
-fn of_map(field: Field, values: &[(u32, Raw<'_>)]) -> Done {
+fn of_map(field: Field, values: &[(u32, Raw<'_>)], depth: Depth) -> Done {
     of_count(&rules_of(field, Place::Own), values.len())?;
     let entry = field.message();
     let (Some(key), Some(value)) = (entry.field(1), entry.field(2)) else {
@@ -157,15 +161,15 @@ fn of_map(field: Field, values: &[(u32, Raw<'_>)]) -> Done {
             None => String::new(),
         };
         let within = |e: JsonError| e.below(&format!("[{name}]"));
-        of_value(key, &key_rules, key_raw).map_err(within)?;
-        of_value(value, &value_rules, value_raw).map_err(within)?;
+        of_value(key, &key_rules, key_raw, depth).map_err(within)?;
+        of_value(value, &value_rules, value_raw, depth).map_err(within)?;
     }
     Ok(())
 }
 
-fn of_value(field: Field, rules: &[Rule], raw: Option<Raw<'_>>) -> Done {
+fn of_value(field: Field, rules: &[Rule], raw: Option<Raw<'_>>, depth: Depth) -> Done {
     match (field.kind, raw) {
-        (Kind::Message, Some(Raw::Bytes(bytes))) => of_inner(field.message(), rules, bytes),
+        (Kind::Message, Some(Raw::Bytes(bytes))) => of_inner(field.message(), rules, bytes, depth),
         (Kind::Message, _) => Ok(()),
         (Kind::String | Kind::Bytes, raw) => {
             let bytes = if let Some(Raw::Bytes(bytes)) = raw {
@@ -187,10 +191,10 @@ fn of_value(field: Field, rules: &[Rule], raw: Option<Raw<'_>>) -> Done {
 }
 
 /// A message field: wrappers and durations carry the rules of what they hold.
-fn of_inner(message: Message, rules: &[Rule], bytes: &[u8]) -> Done {
+fn of_inner(message: Message, rules: &[Rule], bytes: &[u8], depth: Depth) -> Done {
     match message.name {
         "google.protobuf.Duration" => of_duration(rules, bytes),
-        "google.protobuf.Any" => of_any(bytes),
+        "google.protobuf.Any" => of_any(bytes, depth),
         name if name.starts_with("google.protobuf.") && name.ends_with("Value") => {
             let Some(inner) = message.field(1).filter(|_| !rules.is_empty()) else {
                 return Ok(());
@@ -202,14 +206,14 @@ fn of_inner(message: Message, rules: &[Rule], bytes: &[u8]) -> Done {
                     raw = Some(found);
                 }
             }
-            of_value(inner, rules, raw)
+            of_value(inner, rules, raw, depth)
         }
         name if name.starts_with("google.protobuf.") => Ok(()),
-        _ => of_message(message, bytes),
+        _ => of_message(message, bytes, depth),
     }
 }
 
-fn of_any(bytes: &[u8]) -> Done {
+fn of_any(bytes: &[u8], depth: Depth) -> Done {
     let (mut url, mut value) = (String::new(), &b""[..]);
     let mut reader = Reader(bytes);
     while !reader.is_empty() {
@@ -219,7 +223,7 @@ fn of_any(bytes: &[u8]) -> Done {
             _ => {}
         }
     }
-    validate(type_name(&url), value)
+    table::message(type_name(&url)).map_or(Ok(()), |message| of_message(message, value, depth))
 }
 
 fn of_duration(rules: &[Rule], bytes: &[u8]) -> Done {

@@ -5,7 +5,7 @@
 use crate::any::type_name;
 use crate::json::JsonError;
 use crate::json::table::{self, Field, Kind, Message};
-use crate::json::wire::{Raw, Reader};
+use crate::json::wire::{Depth, Raw, Reader};
 
 /// What to do with a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub fn walk(
     judge: &mut dyn FnMut(&str, &str) -> Step,
 ) -> Result<(), JsonError> {
     match table::message(message) {
-        Some(message) => fields(message, bytes, judge),
+        Some(message) => fields(message, bytes, judge, Depth::default()),
         None => Ok(()),
     }
 }
@@ -39,7 +39,9 @@ fn fields(
     message: Message,
     bytes: &[u8],
     judge: &mut dyn FnMut(&str, &str) -> Step,
+    depth: Depth,
 ) -> Result<(), JsonError> {
+    let depth = depth.deeper()?;
     let mut reader = Reader(bytes);
     let mut counts: Vec<(u32, usize)> = Vec::new();
     while !reader.is_empty() {
@@ -62,7 +64,7 @@ fn fields(
             }
         };
         if let (Step::Enter, Kind::Message, Raw::Bytes(inner)) = (step, field.kind, raw) {
-            inside(field, position, inner, judge).map_err(|e| e.below(field.name))?;
+            inside(field, position, inner, judge, depth).map_err(|e| e.below(field.name))?;
         }
     }
     Ok(())
@@ -73,6 +75,7 @@ fn inside(
     position: usize,
     bytes: &[u8],
     judge: &mut dyn FnMut(&str, &str) -> Step,
+    depth: Depth,
 ) -> Result<(), JsonError> {
     if field.map {
         let (key, value) = entry(bytes)?;
@@ -83,9 +86,10 @@ fn inside(
         else {
             return Ok(());
         };
-        return one(target.message(), value, judge).map_err(|e| e.below(&format!("[{key}]")));
+        return one(target.message(), value, judge, depth)
+            .map_err(|e| e.below(&format!("[{key}]")));
     }
-    let walked = one(field.message(), bytes, judge);
+    let walked = one(field.message(), bytes, judge, depth);
     if field.repeated {
         walked.map_err(|e| e.below(&format!("[{position}]")))
     } else {
@@ -97,12 +101,13 @@ fn one(
     message: Message,
     bytes: &[u8],
     judge: &mut dyn FnMut(&str, &str) -> Step,
+    depth: Depth,
 ) -> Result<(), JsonError> {
     if message.name != "google.protobuf.Any" {
-        return fields(message, bytes, judge);
+        return fields(message, bytes, judge, depth);
     }
     let (url, value) = entry(bytes)?;
-    table::message(type_name(&url)).map_or(Ok(()), |inner| fields(inner, value, judge))
+    table::message(type_name(&url)).map_or(Ok(()), |inner| fields(inner, value, judge, depth))
 }
 
 /// Fields 1 (text) and 2 (bytes): a map entry or an `Any`.

@@ -33,6 +33,23 @@ pub(crate) fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
 }
 
+/// Messages inside messages, as prost allows too; a reader that follows more could be made to exhaust its stack.
+const DEPTH: u32 = 100;
+
+/// How deep a reader has gone.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Depth(u32);
+
+impl Depth {
+    pub(crate) fn deeper(self) -> Result<Self, JsonError> {
+        if self.0 < DEPTH {
+            Ok(Self(self.0 + 1))
+        } else {
+            Err(JsonError::new("is nested too deeply"))
+        }
+    }
+}
+
 /// A field's value as it lies on the wire.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Raw<'b> {

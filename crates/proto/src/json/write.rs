@@ -7,20 +7,31 @@ use serde_json::{Map, Number, Value};
 use super::JsonError;
 use super::read::WellKnown;
 use super::table::{self, Field, Kind, Message};
-use super::wire::{BYTES, Raw, Reader, unzigzag};
+use super::wire::{BYTES, Depth, Raw, Reader, unzigzag};
 use crate::any::type_name;
 
 const REDACTED: &str = "[redacted]";
 
+/// Whether secrets are hidden, and how deep the writer has gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    pub(super) redact: bool,
+    pub(super) depth: Depth,
+}
+
 /// JSON of a message; fields that the table does not know are left out.
-pub(super) fn message(message: Message, bytes: &[u8], redact: bool) -> Result<Value, JsonError> {
+pub(super) fn message(message: Message, bytes: &[u8], at: At) -> Result<Value, JsonError> {
     match WellKnown::of(message.name) {
-        Some(known) => well_known(known, message, bytes, redact),
-        None => plain(message, bytes, redact).map(Value::Object),
+        Some(known) => well_known(known, message, bytes, at),
+        None => plain(message, bytes, at).map(Value::Object),
     }
 }
 
-fn plain(message: Message, bytes: &[u8], redact: bool) -> Result<Map<String, Value>, JsonError> {
+fn plain(message: Message, bytes: &[u8], at: At) -> Result<Map<String, Value>, JsonError> {
+    let at = At {
+        depth: at.depth.deeper()?,
+        ..at
+    };
     let mut found: Vec<(Field, Value)> = Vec::new();
     let mut reader = Reader(bytes);
     while !reader.is_empty() {
@@ -28,7 +39,7 @@ fn plain(message: Message, bytes: &[u8], redact: bool) -> Result<Map<String, Val
         let Some(field) = message.field(number) else {
             continue;
         };
-        let value = field_values(field, wire_type, raw, redact).map_err(|e| e.below(field.name))?;
+        let value = field_values(field, wire_type, raw, at).map_err(|e| e.below(field.name))?;
         let present = found
             .iter_mut()
             .find(|(have, _)| have.number == number)
@@ -47,17 +58,12 @@ fn plain(message: Message, bytes: &[u8], redact: bool) -> Result<Map<String, Val
         .collect())
 }
 
-fn field_values(
-    field: Field,
-    wire_type: u32,
-    raw: Raw<'_>,
-    redact: bool,
-) -> Result<Value, JsonError> {
+fn field_values(field: Field, wire_type: u32, raw: Raw<'_>, at: At) -> Result<Value, JsonError> {
     if field.map {
         let Raw::Bytes(bytes) = raw else {
             return Err(JsonError::new("malformed map entry"));
         };
-        let mut entry = plain(field.message(), bytes, redact)?;
+        let mut entry = plain(field.message(), bytes, at)?;
         let key = match entry.remove("key") {
             Some(Value::String(key)) => key,
             Some(other) => other.to_string(),
@@ -65,12 +71,12 @@ fn field_values(
         };
         let value = match entry.remove("value") {
             Some(value) => value,
-            None => default_of(field.message(), redact)?,
+            None => default_of(field.message(), at)?,
         };
         return Ok(Value::Object(Map::from_iter([(key, value)])));
     }
     if !field.repeated {
-        return single(field, raw, redact);
+        return single(field, raw, at);
     }
     let packable = !matches!(field.kind, Kind::String | Kind::Bytes | Kind::Message);
     match raw {
@@ -87,30 +93,30 @@ fn field_values(
                     }
                     _ => reader.varint()?,
                 };
-                items.push(single(field, Raw::Number(number), redact)?);
+                items.push(single(field, Raw::Number(number), at)?);
             }
             Ok(Value::Array(items))
         }
-        raw => Ok(Value::Array(vec![single(field, raw, redact)?])),
+        raw => Ok(Value::Array(vec![single(field, raw, at)?])),
     }
 }
 
 /// The value of a map entry that left it out.
-fn default_of(entry: Message, redact: bool) -> Result<Value, JsonError> {
+fn default_of(entry: Message, at: At) -> Result<Value, JsonError> {
     let Some(field) = entry.field(2) else {
         return Ok(Value::Null);
     };
     match field.kind {
-        Kind::Message | Kind::String | Kind::Bytes => single(field, Raw::Bytes(b""), redact),
-        _ => single(field, Raw::Number(0), redact),
+        Kind::Message | Kind::String | Kind::Bytes => single(field, Raw::Bytes(b""), at),
+        _ => single(field, Raw::Number(0), at),
     }
 }
 
-fn single(field: Field, raw: Raw<'_>, redact: bool) -> Result<Value, JsonError> {
-    let hidden = redact && field.sensitive;
+fn single(field: Field, raw: Raw<'_>, at: At) -> Result<Value, JsonError> {
+    let hidden = at.redact && field.sensitive;
     Ok(match (field.kind, raw) {
         (Kind::Message, Raw::Bytes(bytes)) => {
-            let value = message(field.message(), bytes, redact)?;
+            let value = message(field.message(), bytes, at)?;
             if hidden { hide(value) } else { value }
         }
         (Kind::String, Raw::Bytes(_)) if hidden => REDACTED.into(),
@@ -168,44 +174,39 @@ fn float(value: f64) -> Value {
     Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number)
 }
 
-fn well_known(
-    known: WellKnown,
-    inner: Message,
-    bytes: &[u8],
-    redact: bool,
-) -> Result<Value, JsonError> {
+fn well_known(known: WellKnown, inner: Message, bytes: &[u8], at: At) -> Result<Value, JsonError> {
     Ok(match known {
-        WellKnown::Any => any(bytes, redact)?,
+        WellKnown::Any => any(bytes, at)?,
         WellKnown::Duration => seconds(bytes)?.into(),
         WellKnown::Timestamp => timestamp(bytes)?.into(),
         WellKnown::Struct => {
-            let mut fields = plain(inner, bytes, redact)?;
+            let mut fields = plain(inner, bytes, at)?;
             fields
                 .remove("fields")
                 .unwrap_or_else(|| Value::Object(Map::new()))
         }
         WellKnown::Value => {
-            let fields = plain(inner, bytes, redact)?;
+            let fields = plain(inner, bytes, at)?;
             match fields.into_iter().next() {
                 Some((name, _)) if name == "null_value" => Value::Null,
                 Some((_, value)) => value,
                 None => Value::Null,
             }
         }
-        WellKnown::ListValue => plain(inner, bytes, redact)?
+        WellKnown::ListValue => plain(inner, bytes, at)?
             .remove("values")
             .unwrap_or_else(|| Value::Array(Vec::new())),
         WellKnown::Wrapper => {
             let Some(field) = inner.field(1) else {
                 return Ok(Value::Null);
             };
-            match plain(inner, bytes, redact)?.remove("value") {
+            match plain(inner, bytes, at)?.remove("value") {
                 Some(value) => value,
                 None if matches!(field.kind, Kind::String | Kind::Bytes) => "".into(),
                 None => scalar(field, field.kind, 0),
             }
         }
-        WellKnown::FieldMask => match plain(inner, bytes, redact)?.remove("paths") {
+        WellKnown::FieldMask => match plain(inner, bytes, at)?.remove("paths") {
             Some(Value::Array(paths)) => paths
                 .iter()
                 .filter_map(Value::as_str)
@@ -217,7 +218,7 @@ fn well_known(
     })
 }
 
-fn any(bytes: &[u8], redact: bool) -> Result<Value, JsonError> {
+fn any(bytes: &[u8], at: At) -> Result<Value, JsonError> {
     let (mut url, mut value) = (String::new(), &b""[..]);
     let mut reader = Reader(bytes);
     while !reader.is_empty() {
@@ -231,9 +232,9 @@ fn any(bytes: &[u8], redact: bool) -> Result<Value, JsonError> {
     out.insert("@type".to_owned(), url.clone().into());
     match table::message(type_name(&url)) {
         Some(inner) if WellKnown::of(inner.name).is_some() => {
-            out.insert("value".to_owned(), message(inner, value, redact)?);
+            out.insert("value".to_owned(), message(inner, value, at)?);
         }
-        Some(inner) => out.extend(plain(inner, value, redact)?),
+        Some(inner) => out.extend(plain(inner, value, at)?),
         None => {
             out.insert("value".to_owned(), STANDARD.encode(value).into());
         }
