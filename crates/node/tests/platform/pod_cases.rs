@@ -8,6 +8,10 @@ use crate::world::{World, eventually, is, restarts, role_pod, script_pod};
 
 pub(crate) const CASES: &[Case] = &[
     (
+        "a_program_with_a_user_of_its_own_opens_its_streams_by_name",
+        opens_streams_by_name,
+    ),
+    (
         "a_pod_runs_a_command_of_this_machine_and_its_log_is_read",
         runs_a_command,
     ),
@@ -32,6 +36,16 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("kubectl_runs_commands_in_a_container", exec),
 ];
+
+fn opens_streams_by_name() {
+    let mut world = World::new();
+    let mut pod = script_pod("named", "echo out > /dev/stdout; echo err > /dev/stderr");
+    pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1337});
+    world.create::<Pod>(pod);
+    world.phase("named", "Succeeded");
+    let log = world.logs("named", "main", false).expect("a log");
+    assert!(log.contains("out\n") && log.contains("err\n"), "{log}");
+}
 
 fn runs_a_command() {
     let mut world = World::new();

@@ -79,6 +79,7 @@ impl Supervisor {
         let (stdout, stderr) = (pipe()?, pipe()?);
         let own_role = program.own_role;
         let spec = self.spec(&pod, program, &env, mounts);
+        give(&[&stdout.1, &stderr.1], spec.user.as_ref());
         let env = spec.process.env.clone();
         let stdio = Stdio {
             stdout: Some(stdout.1),
@@ -213,6 +214,17 @@ impl Supervisor {
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| Failure::Log(error.into()))
+}
+
+/// Makes the container's user the owner of its streams: programs open `/dev/stdout` by name. An ordinary user's
+/// containers keep his uid, so that there is nothing to give where this is not permitted.
+fn give(streams: &[&OwnedFd], user: Option<&User>) {
+    let Some(user) = user else { return };
+    for stream in streams {
+        if let Err(error) = nix::unistd::fchown(stream, Some(user.uid.into()), None) {
+            tracing::debug!(%error, user.uid, "the streams keep their owner");
+        }
+    }
 }
 
 fn user(own: &SecurityContext, shared: &PodSecurityContext) -> Option<User> {
