@@ -32,7 +32,7 @@ pub(super) struct Stop {
 
 /// When a container is started again after it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RestartPolicy {
+pub(crate) enum RestartPolicy {
     Always,
     OnFailure,
     Never,
@@ -40,7 +40,7 @@ pub(super) enum RestartPolicy {
 
 impl RestartPolicy {
     /// The policy of a container in `pod`.
-    pub(super) fn of(pod: &Pod, role: Role) -> Self {
+    pub(crate) fn of(pod: &Pod, role: Role) -> Self {
         let policy = pod
             .spec
             .as_ref()
@@ -54,7 +54,8 @@ impl RestartPolicy {
         }
     }
 
-    fn restarts(self, exit_code: i32) -> bool {
+    /// Whether a container that ended like this is started again.
+    pub(crate) fn restarts(self, exit_code: i32) -> bool {
         match self {
             Self::Always => true,
             Self::OnFailure => exit_code != 0,

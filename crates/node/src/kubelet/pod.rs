@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Kubelet;
 use super::container::{Place, RestartPolicy, Stop, Supervisor};
 use super::reporter::Reporter;
-use super::state::{PodRuntime, Role};
+use super::state::{Doing, PodRuntime, Role};
 use super::volumes::Volumes;
 
 mod ending;
@@ -24,6 +24,8 @@ pub(crate) use sandbox::hostname;
 /// How long containers get when the whole node ends.
 const NODE_ENDS: Duration = Duration::from_secs(2);
 
+/// How long the node waits for pods' last status when it ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Pause after a failed attempt to delete an ended pod.
 const DELETE_AGAIN: Duration = Duration::from_millis(200);
 
@@ -104,6 +106,11 @@ impl Worker {
         self.live().await;
         drop(deadline);
         self.remove_sandbox().await;
+        if *self.wish.borrow() == Wish::NodeEnds {
+            // What has ended is said, if the API server still listens.
+            let _ = tokio::time::timeout(LAST_WORDS, reporter.settled()).await;
+            return;
+        }
         self.runtime.update(|state| state.finished = true);
         self.wait_for_deletion(&reporter).await;
         self.remove_files();
@@ -180,6 +187,22 @@ impl Worker {
     async fn run_containers(&self, place: Place) {
         let pod = self.now();
         let spec = pod.spec.clone().unwrap_or_default();
+        let has_ended = |name: &str| {
+            self.runtime.read(|state| {
+                matches!(
+                    state.containers.get(name).map(|r| &r.doing),
+                    Some(Doing::Ended(_))
+                )
+            })
+        };
+        if spec
+            .containers
+            .iter()
+            .all(|container| has_ended(&container.name))
+        {
+            // Ended under an earlier process of this node, not to be run again.
+            return;
+        }
         let mut sidecars = JoinSet::new();
         for container in spec.init_containers.unwrap_or_default() {
             if self.stop.borrow().is_some() {
@@ -202,7 +225,7 @@ impl Worker {
         let ready = self.runtime.read(super::status::is_initialized);
         if ready && self.stop.borrow().is_none() {
             let mut main = JoinSet::new();
-            for container in spec.containers {
+            for container in spec.containers.into_iter().filter(|c| !has_ended(&c.name)) {
                 main.spawn(
                     self.supervisor(&pod, container, Role::Main, place.clone())
                         .run(),

@@ -11,6 +11,7 @@ use meltemi_capture::spawn::{ProcessId, SandboxId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::container::RestartPolicy;
 use super::logs::LogFile;
 
 /// How a container takes part in its pod's life.
@@ -132,7 +133,7 @@ impl PodRuntime {
             let before = statuses.iter().flatten().find(|s| s.name == container.name);
             state.containers.insert(
                 container.name.clone(),
-                ContainerRecord::new(container, role, before),
+                ContainerRecord::new(container, role, RestartPolicy::of(pod, role), before),
             );
         }
         Self {
@@ -182,7 +183,12 @@ impl PodRuntime {
 }
 
 impl ContainerRecord {
-    fn new(container: &Container, role: Role, before: Option<&ContainerStatus>) -> Self {
+    fn new(
+        container: &Container,
+        role: Role,
+        policy: RestartPolicy,
+        before: Option<&ContainerStatus>,
+    ) -> Self {
         let waiting = if role == Role::Main {
             "ContainerCreating"
         } else {
@@ -203,13 +209,14 @@ impl ContainerRecord {
             previous_log: None,
         };
         if let Some(before) = before {
-            record.carry_over(before);
+            record.carry_over(before, policy);
         }
         record
     }
 
-    /// Takes over what an earlier process of this node wrote about the container.
-    fn carry_over(&mut self, before: &ContainerStatus) {
+    /// Takes over what an earlier process of this node wrote about the container: whatever ran
+    /// then is gone. It stays ended where the policy forbids another run.
+    fn carry_over(&mut self, before: &ContainerStatus, policy: RestartPolicy) {
         self.restarts = before.restart_count;
         let state = before.state.clone().unwrap_or_default();
         self.last = before
@@ -218,15 +225,22 @@ impl ContainerRecord {
             .and_then(|last| last.terminated)
             .map(ended);
         let lost = state.running.map(|running| Ended {
-            exit_code: 255,
+            exit_code: 137,
             signal: None,
-            reason: "Unknown".to_owned(),
-            message: Some("The node was restarted".to_owned()),
+            reason: "ContainerStatusUnknown".to_owned(),
+            message: Some(
+                "The container could not be located when the node was restarted".to_owned(),
+            ),
             started: running.started_at.map(|time| time.0),
             finished: Timestamp::now(),
             container_id: before.container_id.clone().unwrap_or_default(),
         });
-        if let Some(ended) = state.terminated.map(ended).or(lost) {
+        let Some(ended) = state.terminated.map(ended).or(lost) else {
+            return;
+        };
+        if self.role == Role::Main && !policy.restarts(ended.exit_code) {
+            self.doing = Doing::Ended(ended);
+        } else {
             self.last = Some(ended);
             self.restarts += 1;
         }

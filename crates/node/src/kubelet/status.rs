@@ -91,7 +91,11 @@ fn phase(spec: &PodSpec, state: &PodState) -> &'static str {
     }
     let mut main = of(Role::Main).peekable();
     if main.peek().is_some() && main.all(|record| matches!(record.doing, Doing::Ended(_))) {
-        let may_restart = spec.restart_policy.as_deref().unwrap_or("Always") == "Always";
+        let may_restart = match spec.restart_policy.as_deref() {
+            Some("Never") => false,
+            Some("OnFailure") => of(Role::Main).any(failed),
+            _ => true,
+        };
         if may_restart && !state.finished {
             return "Running";
         }

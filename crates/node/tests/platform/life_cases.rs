@@ -17,6 +17,10 @@ pub(crate) const CASES: &[Case] = &[
         "a_node_that_returns_restarts_its_pods_without_duplicates",
         returns,
     ),
+    (
+        "what_has_ended_stays_ended_when_the_node_returns",
+        ended_stays_ended,
+    ),
 ];
 
 /// Processes (of whatever user) whose command line holds `marker`.
@@ -119,5 +123,25 @@ fn api_restart() {
     world.delete::<Pod>("before");
     eventually("the pod goes", || {
         world.get::<Pod>("before").is_none().then_some(())
+    });
+}
+
+fn ended_stays_ended() {
+    let mut world = World::new();
+    world.create::<Pod>(crate::world::script_pod("done", "echo was here"));
+    world.create::<Pod>(crate::world::script_pod("lost", "sleep 1000"));
+    world.phase("done", "Succeeded");
+    world.phase("lost", "Running");
+    world.stop_node();
+    world.restart_node();
+    world.phase("lost", "Failed");
+    let done = world.phase("done", "Succeeded");
+    assert_eq!(restarts(&done), 0);
+    // The Node object names the old kubelet's port until the new one has registered.
+    let log = eventually("its log is read", || world.logs("done", "main", false).ok());
+    assert_eq!(log, "was here\n");
+    world.delete::<Pod>("done");
+    eventually("the ended pod goes", || {
+        world.get::<Pod>("done").is_none().then_some(())
     });
 }

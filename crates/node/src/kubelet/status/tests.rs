@@ -157,7 +157,7 @@ fn containers_of_before_a_node_restart_count_as_ended() {
         .expect("last state");
     assert_eq!(
         (last.exit_code, last.reason.as_deref()),
-        (255, Some("Unknown"))
+        (137, Some("ContainerStatusUnknown"))
     );
 }
 
@@ -184,5 +184,37 @@ fn conditions_of_others_and_transition_times_are_kept() {
             .0
             .as_second(),
         1_577_836_800
+    );
+}
+
+#[test]
+fn a_pod_that_never_restarts_has_failed_when_the_node_lost_it() {
+    let mut pod = pod("Never", &[], &["app"]);
+    pod.status = serde_json::from_value(json!({"containerStatuses": [
+        {"name": "app", "image": "x", "imageID": "", "ready": true, "restartCount": 0,
+         "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}))
+    .expect("a status");
+    let status = status_with(&pod, &[]);
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    assert_eq!(
+        status.container_statuses.expect("statuses")[0].restart_count,
+        0
+    );
+}
+
+#[test]
+fn a_container_between_failure_and_restart_does_not_fail_its_pod() {
+    let pod = pod("OnFailure", &[], &["app"]);
+    assert_eq!(
+        status_with(&pod, &[("app", ended(1), false)])
+            .phase
+            .as_deref(),
+        Some("Running")
+    );
+    assert_eq!(
+        status_with(&pod, &[("app", ended(0), false)])
+            .phase
+            .as_deref(),
+        Some("Succeeded")
     );
 }
