@@ -31,6 +31,29 @@ impl DestinationRule {
         self.subsets.iter().find(|subset| subset.name == name)
     }
 
+    /// Whether what it says depends on the labels of the client.
+    pub(crate) fn asks_for_labels(&self) -> bool {
+        let subsets = self
+            .subsets
+            .iter()
+            .filter_map(|subset| subset.policy.as_ref());
+        let policies = self.policy.iter().chain(subsets);
+        let mut blocks = policies.flat_map(|policy| {
+            policy
+                .ports
+                .iter()
+                .map(|(_, blocks)| blocks)
+                .chain([&policy.blocks])
+        });
+        let by_labels = |blocks: &PolicyBlocks| {
+            blocks
+                .locality
+                .as_ref()
+                .is_some_and(|own| !own.failover_priority.is_empty())
+        };
+        self.workload_selector.is_some() || blocks.any(by_labels)
+    }
+
     /// The policy for a port, and for a subset when one is named: the port's own entry replaces the four blocks, a
     /// subset's blocks replace the host's.
     #[must_use]
@@ -80,6 +103,8 @@ pub struct PolicyBlocks {
     pub tls: Option<ClientTls>,
     /// Slow start of new endpoints; stands and falls with `load_balancer`.
     pub warmup: Option<Warmup>,
+    /// Preference by place; stands and falls with `load_balancer`.
+    pub locality: Option<LocalityPreference>,
     /// Share of the requests that may be retries. Not a port's own to say.
     pub retry_budget: Option<RetryBudget>,
     /// The PROXY protocol towards the endpoints. Not a port's own to say.
@@ -95,6 +120,20 @@ pub struct Warmup {
     pub minimum_share: Option<u32>,
     /// Steepness of the rise, in millionths of 1 (linear).
     pub aggression: Option<u32>,
+}
+
+/// Preference of endpoints by where they and the client are. Places are `region/zone/subzone`; missing parts and `*`
+/// mean any.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LocalityPreference {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Percentages by the endpoints' place, for clients of a place; the first entry that fits counts.
+    pub distribute: Vec<(ArcStr, Vec<(ArcStr, u32)>)>,
+    /// Regions that take over for a region.
+    pub failover: Vec<(ArcStr, ArcStr)>,
+    /// Labels, as `key` or `key=value`, of which endpoints should share as many as possible with the client.
+    pub failover_priority: Vec<ArcStr>,
 }
 
 /// Share of the requests that may be retries.
@@ -140,6 +179,7 @@ impl TrafficPolicy {
         if own.load_balancer.is_some() {
             blocks.load_balancer = own.load_balancer;
             blocks.warmup = own.warmup;
+            blocks.locality = own.locality;
         }
         blocks.connection_pool = own
             .connection_pool

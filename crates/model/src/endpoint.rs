@@ -137,6 +137,13 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Where its labels say that it runs, with dots between the parts.
+    #[must_use]
+    pub(crate) fn place(&self) -> Option<Locality> {
+        let written = self.labels.get("topology.istio.io/locality")?;
+        Some(Locality::parse(&written.replace('.', "/")))
+    }
+
     /// What proxies carry for telemetry: `workload;namespace;canonical-name;canonical-revision;cluster`.
     #[must_use]
     pub fn telemetry(&self, cluster: &str) -> String {

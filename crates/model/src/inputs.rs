@@ -276,7 +276,9 @@ impl Inputs {
                             address: member.address,
                             port: *port,
                             health: member.health,
-                            locality: member.locality.clone(),
+                            locality: workload
+                                .and_then(|pod| pod.place())
+                                .unwrap_or_else(|| member.locality.clone()),
                             workload: workload.cloned(),
                         });
                 }

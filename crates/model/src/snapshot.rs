@@ -174,7 +174,7 @@ impl Snapshot {
         let scopes = self.routes.iter().flat_map(|routes| routes.scopes());
         let mut asking = scopes.filter(|scope| !scope.source_labels.is_empty());
         let mut rules = inputs.destination_rules.values();
-        asking.next().is_some() || rules.any(|rule| rule.workload_selector.is_some())
+        asking.next().is_some() || rules.any(|rule| rule.asks_for_labels())
     }
 
     /// Whether what clients of one namespace get may differ by their labels.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use meltemi_names::{ArcStr, Labels};
+use meltemi_names::{ArcStr, Labels, Locality};
 
 use crate::ProxyTraits;
 use crate::plan::Plan;
@@ -18,6 +18,7 @@ use crate::resource::Resource;
 pub(crate) struct Scope {
     traits: ProxyTraits,
     namespace: ArcStr,
+    locality: Locality,
     /// Where they matter: at gateways, and where rules or policies ask for them.
     labels: Option<Labels>,
 }
@@ -28,6 +29,7 @@ impl Scope {
         Self {
             traits: plan.proxy.traits,
             namespace: plan.proxy.namespace.clone(),
+            locality: plan.proxy.locality.clone(),
             labels: matter.then(|| plan.proxy.labels.clone()),
         }
     }

@@ -1,9 +1,12 @@
 //! Endpoints (EDS).
 
+mod locality;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use meltemi_model::Shared;
+use meltemi_model::destination::LocalityPreference;
 use meltemi_model::endpoint::{Endpoint, Health, ServiceEndpoints};
 use meltemi_names::{ArcStr, ClusterName, Labels, Locality};
 
@@ -28,6 +31,19 @@ pub struct EndpointInput {
     pub only_healthy: bool,
     /// The name of this cluster of machines in telemetry.
     pub cluster_id: ArcStr,
+    /// The client's place and what it means, when it means anything.
+    pub preference: Option<PlaceInput>,
+}
+
+/// A client's place, and how endpoints are preferred by theirs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PlaceInput {
+    /// Where the client is.
+    pub client: Locality,
+    /// Its labels, when the setting compares labels.
+    pub labels: Labels,
+    /// The setting.
+    pub setting: LocalityPreference,
 }
 
 /// The endpoints. A cluster without any still gets an answer, or it would never become active.
@@ -45,14 +61,31 @@ pub fn endpoints(input: &EndpointInput) -> pb::endpoint::ClusterLoadAssignment {
             .or_default()
             .push(endpoint);
     }
+    let mut groups: Vec<Group<'_>> = by_locality
+        .into_iter()
+        .map(|(locality, members)| Group {
+            locality,
+            weight: u32::try_from(members.len()).unwrap_or(u32::MAX),
+            members,
+            priority: 0,
+        })
+        .collect();
+    if let Some(place) = &input.preference {
+        groups = locality::prefer(groups, place);
+    }
     pb::endpoint::ClusterLoadAssignment {
         cluster_name: input.cluster.to_string(),
-        endpoints: by_locality
-            .into_iter()
-            .map(|(locality, members)| group(input, locality, &members))
-            .collect(),
+        endpoints: groups.iter().map(|own| group(input, own)).collect(),
         ..Default::default()
     }
+}
+
+/// Endpoints of one place and priority.
+struct Group<'a> {
+    locality: &'a Locality,
+    members: Vec<&'a Endpoint>,
+    weight: u32,
+    priority: u32,
 }
 
 impl EndpointInput {
@@ -78,23 +111,21 @@ impl EndpointInput {
     }
 }
 
-fn group(
-    input: &EndpointInput,
-    locality: &Locality,
-    members: &[&Endpoint],
-) -> pb::endpoint::LocalityLbEndpoints {
+fn group(input: &EndpointInput, own: &Group<'_>) -> pb::endpoint::LocalityLbEndpoints {
     pb::endpoint::LocalityLbEndpoints {
         // Present also when nothing is known: a weighted group without a place is refused.
         locality: Some(pb::core::Locality {
-            region: locality.region.to_string(),
-            zone: locality.zone.to_string(),
-            sub_zone: locality.sub_zone.to_string(),
+            region: own.locality.region.to_string(),
+            zone: own.locality.zone.to_string(),
+            sub_zone: own.locality.sub_zone.to_string(),
         }),
-        lb_endpoints: members
+        lb_endpoints: own
+            .members
             .iter()
             .map(|endpoint| member(input, endpoint))
             .collect(),
-        load_balancing_weight: Some(pb::number(u32::try_from(members.len()).unwrap_or(u32::MAX))),
+        load_balancing_weight: Some(pb::number(own.weight)),
+        priority: own.priority,
         ..Default::default()
     }
 }

@@ -10,8 +10,8 @@ use super::{
 use crate::Visibility;
 use crate::destination::{
     ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, DestinationRule, HashAlgorithm,
-    HashKey, LoadBalancer, OutlierDetection, PolicyBlocks, ProxyProtocol, RetryBudget, Subset,
-    TcpKeepalive, TrafficPolicy, Warmup,
+    HashKey, LoadBalancer, LocalityPreference, OutlierDetection, PolicyBlocks, ProxyProtocol,
+    RetryBudget, Subset, TcpKeepalive, TrafficPolicy, Warmup,
 };
 
 /// Points on a hash ring when the rule does not say.
@@ -78,6 +78,7 @@ fn traffic_policy(field: &str, policy: &api::TrafficPolicy) -> Result<TrafficPol
                 outlier_detection: outlier_detection(&field, entry.outlier_detection.as_ref())?,
                 tls: entry.tls.as_ref().map(client_tls),
                 warmup: warmup(&field, entry.load_balancer.as_ref())?,
+                locality: entry.load_balancer.as_ref().and_then(locality),
                 retry_budget: None,
                 proxy_protocol: None,
             },
@@ -90,6 +91,7 @@ fn traffic_policy(field: &str, policy: &api::TrafficPolicy) -> Result<TrafficPol
             outlier_detection: outlier_detection(field, policy.outlier_detection.as_ref())?,
             tls: policy.tls.as_ref().map(client_tls),
             warmup: warmup(field, policy.load_balancer.as_ref())?,
+            locality: policy.load_balancer.as_ref().and_then(locality),
             retry_budget: policy.retry_budget.as_ref().map(retry_budget),
             proxy_protocol: policy.proxy_protocol.as_ref().map(proxy_protocol),
         },
@@ -146,6 +148,27 @@ fn warmup(
         ),
         aggression: Some(steepness(warmup.aggression.unwrap_or(1.0))),
     }))
+}
+
+fn locality(written: &api::LoadBalancer) -> Option<LocalityPreference> {
+    let written = written.locality_lb_setting.as_ref()?;
+    let shares = |entry: &api::Distribute| {
+        let to = entry.to.iter();
+        to.map(|(place, percent)| (place.as_str().into(), *percent))
+            .collect()
+    };
+    let distribute = written.distribute.iter();
+    let failover = written.failover.iter();
+    Some(LocalityPreference {
+        enabled: written.enabled.unwrap_or(true),
+        distribute: distribute
+            .map(|entry| (entry.from.as_str().into(), shares(entry)))
+            .collect(),
+        failover: failover
+            .map(|entry| (entry.from.as_str().into(), entry.to.as_str().into()))
+            .collect(),
+        failover_priority: texts(&written.failover_priority),
+    })
 }
 
 /// In millionths; a value that does not fit is the largest that does.

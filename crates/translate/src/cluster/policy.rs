@@ -2,8 +2,8 @@
 
 use meltemi_model::MeshConfig;
 use meltemi_model::destination::{
-    ConnectionPool, HashAlgorithm, LoadBalancer, OutlierDetection, PolicyBlocks, RetryBudget,
-    Warmup,
+    ConnectionPool, HashAlgorithm, LoadBalancer, LocalityPreference, OutlierDetection,
+    PolicyBlocks, RetryBudget, Warmup,
 };
 use meltemi_names::Protocol;
 
@@ -31,6 +31,15 @@ pub(super) fn apply(cluster: &mut pb::cluster::Cluster, policy: &PolicyBlocks, m
         healthy_panic_threshold: Some(pb::kinds::Percent {
             value: f64::from(threshold),
         }),
+        locality_config_specifier: policy
+            .locality
+            .as_ref()
+            .filter(|own| weighs_places(own, outlier))
+            .map(|_| {
+                fields::common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(
+                    Default::default(),
+                )
+            }),
         ..Default::default()
     });
     load_balancer(cluster, policy.load_balancer.as_ref());
@@ -40,6 +49,12 @@ pub(super) fn apply(cluster: &mut pb::cluster::Cluster, policy: &PolicyBlocks, m
     if let Some(budget) = &policy.retry_budget {
         limit_retries(cluster, budget);
     }
+}
+
+/// Whether the weights of places count.
+fn weighs_places(own: &LocalityPreference, outlier: Option<&OutlierDetection>) -> bool {
+    let takes_over = !own.failover.is_empty() || !own.failover_priority.is_empty();
+    own.enabled && (!own.distribute.is_empty() || (takes_over && outlier.is_some()))
 }
 
 fn load_balancer(cluster: &mut pb::cluster::Cluster, wanted: Option<&LoadBalancer>) {

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use meltemi_model::destination::ClientTlsMode;
+use meltemi_model::destination::{ClientTlsMode, LocalityPreference, PolicyBlocks};
 use meltemi_model::endpoint::ServiceEndpoints;
 use meltemi_model::peer_authentication::MutualTls;
 use meltemi_names::{ClusterName, Direction, Labels};
 
 use super::Plan;
-use crate::endpoint::EndpointInput;
+use crate::endpoint::{EndpointInput, PlaceInput};
 
 impl Plan<'_> {
     /// The endpoints of a cluster; `None` for a name that is no service's cluster.
@@ -24,6 +24,7 @@ impl Plan<'_> {
             plain_text: Vec::new(),
             only_healthy: false,
             cluster_id: self.snapshot.mesh().cluster_id.clone(),
+            preference: None,
         };
         let Some(service) = self
             .snapshot
@@ -45,6 +46,7 @@ impl Plan<'_> {
         input.port_name = port.name.clone();
         if let Some(rule) = rule {
             let blocks = rule.effective(port.number, subset).blocks;
+            input.preference = self.preference(&blocks);
             input.mutual_tls = blocks.tls.map(|tls| tls.mode == ClientTlsMode::IstioMutual);
             input.only_healthy = blocks
                 .outlier_detection
@@ -58,6 +60,30 @@ impl Plan<'_> {
         }
         input.endpoints = endpoints.cloned();
         Some(input)
+    }
+
+    /// What the proxy's place means: what the policy says; without a word from it, nearer endpoints come first where
+    /// failing ones are ejected.
+    fn preference(self, blocks: &PolicyBlocks) -> Option<PlaceInput> {
+        let nearer_first = || LocalityPreference {
+            enabled: true,
+            distribute: Vec::new(),
+            failover: Vec::new(),
+            failover_priority: Vec::new(),
+        };
+        let setting = blocks.locality.clone().unwrap_or_else(nearer_first);
+        let has_place = !self.proxy.locality.is_empty() || !setting.failover_priority.is_empty();
+        let acts = !setting.distribute.is_empty() || blocks.outlier_detection.is_some();
+        let by_labels = !setting.failover_priority.is_empty();
+        (setting.enabled && has_place && acts).then(|| PlaceInput {
+            client: self.proxy.locality.clone(),
+            labels: if by_labels {
+                self.proxy.labels.clone()
+            } else {
+                Labels::new()
+            },
+            setting,
+        })
     }
 
     /// Endpoints whose workload forbids mutual TLS although a proxy could take it.

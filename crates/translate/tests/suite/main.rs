@@ -7,6 +7,7 @@ mod bookinfo;
 mod destination_rules;
 mod envoy;
 mod gateways;
+mod locality;
 mod mesh;
 mod own_proxy;
 mod profiles;

@@ -310,6 +310,12 @@ impl Proxy<'_> {
             .generate(&snapshot, &self.view, kind, Wanted::All)
     }
 
+    /// The same proxy at another place.
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.view.locality = meltemi_names::Locality::parse(place);
+        self
+    }
+
     pub(crate) fn ask(
         &mut self,
         kind: ResourceKind,
