@@ -104,6 +104,8 @@ pub(crate) fn process(
 fn check_protocol(hcm: &ConnectionManager, request: &mut Request) -> Result<(), Reply> {
     if request.protocol == Protocol::Http10 {
         if !hcm.http1.accept_http_10 {
+            // Nothing of the request is known to the log, its version neither.
+            request.protocol = Protocol::Http11;
             let reply = Reply::new(
                 StatusCode::UPGRADE_REQUIRED,
                 "Upgrade Required",
