@@ -1,4 +1,5 @@
-//! The secret discovery service for a stock Envoy: `default` (certificate and key) and `ROOTCA` (trust bundle).
+//! The secret discovery service for a stock Envoy: `default` (certificate and key) and `ROOTCA` (trust bundle), and
+//! files by name (`file-cert:CERT~KEY`, `file-root:PATH`, `file-root:system`), which Envoy reads and watches itself.
 //!
 //! Served on a unix socket that only the proxy's user can reach. A renewed certificate is pushed to open streams.
 
@@ -32,6 +33,8 @@ use crate::{WorkloadCertificate, store::CertificateReader};
 pub const DEFAULT_SECRET: &str = "default";
 /// Name of the trust bundle.
 pub const ROOT_SECRET: &str = "ROOTCA";
+/// The trust anchors that `file-root:system` stands for, where distributions put them.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Responses that may wait for the proxy.
 const RESPONSE_QUEUE: usize = 4;
 const SECRET_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
@@ -149,29 +152,75 @@ fn response(
     }
 }
 
-/// The Envoy secret of one of the two names; `None` for any other.
+/// The Envoy secret of a name; `None` for one that is not served here.
 #[must_use]
 pub fn secret_named(name: &str, certificate: &WorkloadCertificate) -> Option<Secret> {
-    let inline = |pem: &str| {
-        Some(DataSource {
-            specifier: Some(Specifier::InlineBytes(pem.as_bytes().to_vec())),
-            ..DataSource::default()
-        })
-    };
+    let inline = |pem: &str| source(Specifier::InlineBytes(pem.as_bytes().to_vec()));
+    let file = |path: &str| source(Specifier::Filename(path.to_owned()));
     let kind = match name {
-        DEFAULT_SECRET => secret::Type::TlsCertificate(TlsCertificate {
-            certificate_chain: inline(&certificate.chain_pem),
-            private_key: inline(&certificate.key_pem),
-            ..TlsCertificate::default()
-        }),
-        ROOT_SECRET => secret::Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: inline(&certificate.roots_pem),
-            ..CertificateValidationContext::default()
-        }),
-        _ => return None,
+        DEFAULT_SECRET => pair(inline(&certificate.chain_pem), inline(&certificate.key_pem)),
+        ROOT_SECRET => roots(inline(&certificate.roots_pem)),
+        _ => {
+            if let Some(files) = name.strip_prefix("file-cert:") {
+                let (chain, key) = files.split_once('~')?;
+                pair(file(chain), file(key))
+            } else {
+                match name.strip_prefix("file-root:")? {
+                    "system" => roots(file(SYSTEM_ROOTS)),
+                    path => roots(file(path)),
+                }
+            }
+        }
     };
     Some(Secret {
         name: name.to_owned(),
         r#type: Some(kind),
     })
+}
+
+fn source(specifier: Specifier) -> DataSource {
+    DataSource {
+        specifier: Some(specifier),
+        ..DataSource::default()
+    }
+}
+
+fn pair(chain: DataSource, key: DataSource) -> secret::Type {
+    secret::Type::TlsCertificate(TlsCertificate {
+        certificate_chain: Some(chain),
+        private_key: Some(key),
+        ..TlsCertificate::default()
+    })
+}
+
+fn roots(anchors: DataSource) -> secret::Type {
+    secret::Type::ValidationContext(CertificateValidationContext {
+        trusted_ca: Some(anchors),
+        ..CertificateValidationContext::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_and_unknown_names_are_not_served() {
+        let own = WorkloadCertificate {
+            chain_pem: "chain".to_owned(),
+            key_pem: "key".to_owned(),
+            roots_pem: "roots".to_owned(),
+        };
+        let file = |path: &str| source(Specifier::Filename(path.to_owned()));
+        let kind = |name: &str| secret_named(name, &own).and_then(|secret| secret.r#type);
+        assert_eq!(
+            kind("file-cert:/a/cert.pem~/a/key.pem"),
+            Some(pair(file("/a/cert.pem"), file("/a/key.pem")))
+        );
+        assert_eq!(kind("file-root:/a/ca.pem"), Some(roots(file("/a/ca.pem"))));
+        assert_eq!(kind("file-root:system"), Some(roots(file(SYSTEM_ROOTS))));
+        for unknown in ["", "other", "file-cert:/a/cert.pem", "kubernetes://a"] {
+            assert_eq!(kind(unknown), None, "{unknown}");
+        }
+    }
 }
