@@ -224,16 +224,14 @@ impl Principal {
     }
 }
 
-/// URI names are tried first, then DNS names, then the subject: the first kind that is present decides.
+/// Any URI name, any DNS name, or the subject.
 fn authenticated(peer: &PeerIdentity, matcher: &StringMatcher) -> bool {
-    let any = |names: &[Str]| names.iter().any(|name| matcher.matches(name.as_bytes()));
-    if !peer.uri_sans.is_empty() {
-        any(&peer.uri_sans)
-    } else if !peer.dns_sans.is_empty() {
-        any(&peer.dns_sans)
-    } else {
-        matcher.matches(peer.subject.as_bytes())
-    }
+    let mut names = peer
+        .uri_sans
+        .iter()
+        .chain(&peer.dns_sans)
+        .chain([&peer.subject]);
+    names.any(|name| matcher.matches(name.as_bytes()))
 }
 
 impl<R: RequestHead + ?Sized> AuthzFacts<'_, R> {

@@ -189,14 +189,13 @@ impl RouteTable {
 /// Cuts `:port` from an authority; brackets of IPv6 literals stay.
 #[must_use]
 pub fn without_port(authority: &[u8]) -> &[u8] {
-    match authority.iter().rposition(|b| *b == b':') {
-        Some(at) if authority[at + 1..].iter().all(u8::is_ascii_digit) => {
-            let host = &authority[..at];
-            let bare_v6 = host.contains(&b':') && !host.ends_with(b"]");
-            if bare_v6 { authority } else { host }
-        }
-        _ => authority,
-    }
+    let Some(at) = authority.iter().rposition(|b| *b == b':') else {
+        return authority;
+    };
+    let (host, port) = (&authority[..at], &authority[at + 1..]);
+    let is_port = !port.is_empty() && port.iter().all(u8::is_ascii_digit);
+    let bare_v6 = host.contains(&b':') && !host.ends_with(b"]");
+    if is_port && !bare_v6 { host } else { authority }
 }
 
 impl RouteMatch {
@@ -229,14 +228,14 @@ impl RouteMatch {
     }
 }
 
-/// content-type begins with `application/grpc` (and is not gRPC-Web).
+/// content-type is `application/grpc` or begins with `application/grpc+`.
 #[must_use]
 pub fn is_grpc<R: RequestHead + ?Sized>(request: &R) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     request
         .get(&http::header::CONTENT_TYPE)
         .and_then(|value| value.strip_prefix(GRPC))
-        .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
+        .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
 }
 
 impl PathMatch {
@@ -394,5 +393,194 @@ impl Route {
         choice
             .and_then(|c| c.entry)
             .map_or(&self.overrides, |entry| &entry.overrides)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::SimpleRequest;
+    use crate::route::{Action, PathMatch};
+
+    fn host(name: &str, domains: &[&str]) -> VirtualHost {
+        VirtualHost {
+            name: name.into(),
+            domains: domains.iter().map(|d| Str::from(*d)).collect(),
+            ..VirtualHost::default()
+        }
+    }
+
+    fn table(hosts: Vec<VirtualHost>) -> RouteTable {
+        let index = DomainIndex::new(&hosts).unwrap();
+        RouteTable {
+            hosts,
+            index,
+            ignore_port: true,
+            ..RouteTable::default()
+        }
+    }
+
+    #[test]
+    fn domains_are_searched_exact_then_suffix_then_prefix_then_any() {
+        let table = table(vec![
+            host("any", &["*"]),
+            host("prefix", &["foo.*"]),
+            host("short", &["*.bar.com"]),
+            host("long", &["*-x.bar.com"]),
+            host("exact", &["foo.bar.com"]),
+        ]);
+        for (authority, wanted) in [
+            ("foo.bar.com", "exact"),
+            ("FOO.bar.com:8080", "exact"),
+            ("a-x.bar.com", "long"),
+            ("a.bar.com", "short"),
+            ("foo.com", "prefix"),
+            ("bar.com", "any"),
+            ("-x.bar.com", "short"),
+        ] {
+            assert_eq!(
+                table.host(authority.as_bytes()).unwrap().name,
+                wanted,
+                "{authority}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_domain_in_two_hosts_is_refused() {
+        let hosts = [host("a", &["x.com"]), host("b", &["X.com"])];
+        assert_eq!(
+            DomainIndex::new(&hosts).unwrap_err(),
+            DuplicateDomain {
+                domain: "x.com".into()
+            }
+        );
+    }
+
+    #[test]
+    fn only_a_real_port_is_cut() {
+        for (authority, wanted) in [
+            ("a:80", "a"),
+            ("a:", "a:"),
+            ("a:x", "a:x"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("::1", "::1"),
+        ] {
+            assert_eq!(without_port(authority.as_bytes()), wanted.as_bytes());
+        }
+    }
+
+    fn route(name: &str, path: PathMatch) -> Arc<Route> {
+        Arc::new(Route {
+            name: name.into(),
+            matches: RouteMatch {
+                path,
+                ..RouteMatch::default()
+            },
+            action: Action::NonForwarding,
+            request_ops: Vec::new(),
+            response_ops: Vec::new(),
+            overrides: Overrides::default(),
+            metadata: Metadata::default(),
+            decorator: None,
+            stat_prefix: Str::default(),
+            attempt_count_in_request: false,
+            attempt_count_in_response: false,
+            is_timeout_retry_header: false,
+            retry_buffer_limit: None,
+        })
+    }
+
+    fn selected(table: &RouteTable, request: &SimpleRequest) -> Option<String> {
+        match table.select(request, &RouteFacts::default()) {
+            Selected::Route(_, route) => Some(route.name.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_first_route_whose_path_matches_is_taken() {
+        let mut all = host("v", &["*"]);
+        all.routes = vec![
+            route(
+                "exact",
+                PathMatch::Exact("/a".into(), CaseRule::Insensitive),
+            ),
+            route(
+                "separated",
+                PathMatch::Separated("/b".into(), CaseRule::Sensitive),
+            ),
+            route(
+                "regex",
+                PathMatch::Regex(crate::matcher::whole("/c[0-9]+").unwrap()),
+            ),
+            route("connect", PathMatch::Connect),
+            route(
+                "prefix",
+                PathMatch::Prefix("/d".into(), CaseRule::Sensitive),
+            ),
+        ];
+        let table = table(vec![all]);
+        for (path, wanted) in [
+            ("/A?x=1", Some("exact")),
+            ("/b", Some("separated")),
+            ("/b/c", Some("separated")),
+            ("/bc", None),
+            ("/c12?q", Some("regex")),
+            ("/c12/d", None),
+            ("/dd", Some("prefix")),
+            ("/D", None),
+        ] {
+            assert_eq!(
+                selected(&table, &SimpleRequest::get("h", path)).as_deref(),
+                wanted,
+                "{path}"
+            );
+        }
+        let connect = SimpleRequest {
+            method: "CONNECT".into(),
+            ..SimpleRequest::get("h:443", "")
+        };
+        assert_eq!(selected(&table, &connect).as_deref(), Some("connect"));
+    }
+
+    #[test]
+    fn weights_divide_the_draws_and_a_header_may_decide() {
+        let entry = |name: &str, weight| WeightedCluster {
+            name: ClusterName::Name(name.into()),
+            weight,
+            request_ops: Vec::new(),
+            response_ops: Vec::new(),
+            overrides: Overrides::default(),
+            host_rewrite: None,
+        };
+        let mut weighted = WeightedClusters {
+            clusters: vec![entry("none", 0), entry("a", 80), entry("b", 20)],
+            total: 100,
+            header: None,
+            use_hash: false,
+        };
+        let pick = |weighted: &WeightedClusters, request: &SimpleRequest, draw| match &weighted
+            .pick(request, draw, None)
+            .unwrap()
+            .name
+        {
+            ClusterName::Name(name) => name.to_string(),
+            ClusterName::Header(_) => unreachable!("names are given"),
+        };
+        let request = SimpleRequest::get("h", "/").with("x-draw", "99");
+        assert_eq!(pick(&weighted, &request, 0), "a");
+        assert_eq!(pick(&weighted, &request, 79), "a");
+        assert_eq!(pick(&weighted, &request, 80), "b");
+        weighted.header = Some(http::header::HeaderName::from_static("x-draw"));
+        assert_eq!(pick(&weighted, &request, 0), "b");
+    }
+
+    #[test]
+    fn grpc_web_is_not_grpc() {
+        let of = |kind: &str| is_grpc(&SimpleRequest::get("h", "/").with("content-type", kind));
+        assert!(of("application/grpc") && of("application/grpc+proto"));
+        assert!(!of("application/grpc-web") && !of("application/json"));
     }
 }
