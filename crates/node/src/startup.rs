@@ -48,7 +48,7 @@ pub(crate) fn run(config: Config, images: &[BuiltinImage<'_>]) -> Result<(), Err
     // Two workers: relays and probes go on while netlink answers are waited for.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(8)
+        .max_blocking_threads(2)
         .thread_stack_size(1 << 20)
         .enable_all()
         .build()
