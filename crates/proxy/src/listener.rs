@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
+use http::header::HeaderValue;
 use meltemi_capture::socket_options::SocketOptions;
 use meltemi_traffic::Str;
 use meltemi_traffic::chain::ConnectionFacts;
@@ -59,6 +60,10 @@ pub(crate) struct HttpRuntime {
     pub peer_metadata: Option<Arc<PeerMetadata>>,
     /// The router's `suppress_envoy_headers`.
     pub suppress_envoy_headers: bool,
+    /// `server` of our responses.
+    pub server: HeaderValue,
+    /// `via`, when it is added.
+    pub via: Option<HeaderValue>,
     /// Counters.
     pub stats: Arc<HttpStats>,
 }
@@ -69,9 +74,14 @@ impl ListenerRuntime {
         let known: Vec<&Arc<ChainRuntime>> = old.into_iter().flat_map(Self::all_chains).collect();
         let chain = |config: &Arc<FilterChain>| {
             let same = known.iter().find(|have| {
-                have.config.hash == config.hash && have.config.name == config.name && have.config.matches == config.matches
+                have.config.hash == config.hash
+                    && have.config.name == config.name
+                    && have.config.matches == config.matches
             });
-            same.map_or_else(|| Arc::new(ChainRuntime::new(Arc::clone(config), secrets)), |same| Arc::clone(same))
+            same.map_or_else(
+                || Arc::new(ChainRuntime::new(Arc::clone(config), secrets)),
+                |same| Arc::clone(same),
+            )
         };
         let chains = config.chains.iter().map(chain).collect();
         let default_chain = config.default_chain.as_ref().map(chain);
@@ -97,7 +107,8 @@ impl ListenerRuntime {
     /// Ends the connections of chains that `new` did not take over.
     fn retire(&self, new: Option<&Self>) {
         for chain in self.all_chains() {
-            let stays = new.is_some_and(|new| new.all_chains().any(|have| Arc::ptr_eq(have, chain)));
+            let stays =
+                new.is_some_and(|new| new.all_chains().any(|have| Arc::ptr_eq(have, chain)));
             if !stays {
                 chain.retired.send_replace(true);
             }
@@ -142,6 +153,11 @@ impl HttpRuntime {
     fn new(config: Arc<ConnectionManager>) -> Self {
         let mut runtime = Self {
             stats: HttpStats::named(&config.stat_prefix),
+            server: HeaderValue::from_str(&config.server_name)
+                .unwrap_or_else(|_| HeaderValue::from_static("envoy")),
+            via: HeaderValue::from_str(&config.via)
+                .ok()
+                .filter(|via| !via.is_empty()),
             config: Arc::clone(&config),
             alpn: [None, None, None],
             istio_stats: None,
@@ -308,7 +324,10 @@ impl Listeners {
             match ready {
                 Ok(()) => {
                     let before = old.listeners.get(&config.name).map(Arc::as_ref);
-                    listeners.insert(config.name.clone(), ListenerRuntime::new(config, secrets, before));
+                    listeners.insert(
+                        config.name.clone(),
+                        ListenerRuntime::new(config, secrets, before),
+                    );
                 }
                 Err(error) => errors.push(error),
             }
@@ -323,6 +342,20 @@ impl Listeners {
         self.table.store(Arc::new(table));
         self.changed.send_modify(|version| *version += 1);
         errors
+    }
+
+    /// Closes every socket: new connections are refused at once instead of waiting for nobody. What was accepted goes on.
+    pub(crate) fn close(&self) {
+        let old = self.table.load_full();
+        let table = Table {
+            listeners: old.listeners.clone(),
+            bound: Vec::new(),
+            by_destination: old.by_destination.clone(),
+            by_port: old.by_port.clone(),
+        };
+        self.table.store(Arc::new(table));
+        self.sockets.lock().clear();
+        self.changed.send_modify(|version| *version += 1);
     }
 
     fn bind(&self, config: &Listener) -> Result<(), ApplyError> {

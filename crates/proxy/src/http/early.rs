@@ -31,7 +31,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Control headers that only internal requests may bring.
-const CONTROL: [HeaderName; 13] = [
+const CONTROL: [HeaderName; 12] = [
     HeaderName::from_static("x-envoy-retry-on"),
     HeaderName::from_static("x-envoy-retry-grpc-on"),
     HeaderName::from_static("x-envoy-max-retries"),
@@ -42,7 +42,6 @@ const CONTROL: [HeaderName; 13] = [
     HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
     HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-original-path"),
     HeaderName::from_static("x-envoy-retriable-header-names"),
     HeaderName::from_static("x-envoy-retriable-status-codes"),
 ];
@@ -84,8 +83,9 @@ pub(crate) fn process(
         upgrade: upgrade(request),
         ..Early::default()
     };
-    remove_hop_by_hop(hcm, request, early.upgrade.is_some());
-    forwarded(hcm, conn, request, &mut early);
+    let present = Present::of(&request.headers);
+    remove_hop_by_hop(hcm, request, early.upgrade.is_some(), &present);
+    forwarded(hcm, conn, request, &mut early, &present);
     request_id(hcm, request, &mut early);
     xfcc::apply(hcm, conn, &mut request.headers);
     if hcm.add_user_agent && !request.headers.contains_key(USER_AGENT) {
@@ -93,10 +93,13 @@ pub(crate) fn process(
             .headers
             .insert(USER_AGENT, HeaderValue::from_static("envoy"));
     }
-    if !hcm.via.is_empty()
-        && let Ok(via) = HeaderValue::from_str(&hcm.via)
+    if let Some(via) = conn
+        .chain
+        .http
+        .as_ref()
+        .and_then(|runtime| runtime.via.as_ref())
     {
-        request.headers.append(http::header::VIA, via);
+        request.headers.append(http::header::VIA, via.clone());
     }
     Ok(early)
 }
@@ -246,60 +249,111 @@ fn upgrade(request: &Request) -> Option<Bytes> {
     (asked != b"h2c").then(|| asked.into())
 }
 
-fn remove_hop_by_hop(hcm: &ConnectionManager, request: &mut Request, upgrading: bool) {
-    let headers = &mut request.headers;
-    if headers.contains_key(CONNECTION) {
-        let listed: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .filter(|name| {
-                *name != UPGRADE
-                    && *name != http::header::CONTENT_LENGTH
-                    && name.as_str() != "close"
-            })
-            .collect();
-        headers.remove(CONNECTION);
-        for name in listed {
-            headers.remove(name);
+/// Which of the fields that need work are there: one pass over the names instead of a lookup for each.
+#[derive(Debug, Default)]
+struct Present {
+    connection: bool,
+    transfer_encoding: bool,
+    te: bool,
+    upgrade: bool,
+    proxy_connection: bool,
+    expect: bool,
+    forwarded_for: bool,
+    envoy: bool,
+}
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => present.connection = true,
+                "transfer-encoding" => present.transfer_encoding = true,
+                "te" => present.te = true,
+                "upgrade" => present.upgrade = true,
+                "proxy-connection" => present.proxy_connection = true,
+                "expect" => present.expect = true,
+                "x-forwarded-for" => present.forwarded_for = true,
+                other => present.envoy |= other.starts_with("x-envoy-"),
+            }
         }
-        headers.remove(KEEP_ALIVE);
-        headers.remove(HTTP2_SETTINGS);
+        present
     }
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(TRANSFER_ENCODING);
-    if let Some(te) = headers.get(TE) {
-        let trailers = te
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"));
-        if trailers {
+}
+
+fn remove_hop_by_hop(
+    hcm: &ConnectionManager,
+    request: &mut Request,
+    upgrading: bool,
+    present: &Present,
+) {
+    let headers = &mut request.headers;
+    if present.connection {
+        remove_listed(headers);
+    }
+    if present.proxy_connection {
+        headers.remove(PROXY_CONNECTION);
+    }
+    if present.transfer_encoding {
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if present.te
+        && let Some(te) = headers.remove(TE)
+    {
+        let mut parts = te.as_bytes().split(|byte| *byte == b',');
+        if parts.any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
             headers.insert(TE, HeaderValue::from_static("trailers"));
-        } else {
-            headers.remove(TE);
         }
     }
     if upgrading && request.method != Method::CONNECT {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    } else {
+    } else if present.upgrade {
         headers.remove(UPGRADE);
     }
-    if !hcm.proxy_100_continue {
+    if present.expect && !hcm.proxy_100_continue {
         headers.remove(EXPECT);
     }
 }
 
-fn forwarded(hcm: &ConnectionManager, conn: &ConnInfo, request: &mut Request, early: &mut Early) {
+/// Removes Connection and the fields that it lists.
+fn remove_listed(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| {
+            *name != UPGRADE && *name != http::header::CONTENT_LENGTH && name.as_str() != "close"
+        })
+        .collect();
+    headers.remove(CONNECTION);
+    for name in listed {
+        headers.remove(name);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(HTTP2_SETTINGS);
+}
+
+fn forwarded(
+    hcm: &ConnectionManager,
+    conn: &ConnInfo,
+    request: &mut Request,
+    early: &mut Early,
+    present: &Present,
+) {
     let peer = conn.remote.ip();
     let trusted = {
-        let chain = last_xff(&request.headers);
+        let chain = if present.forwarded_for {
+            last_xff(&request.headers)
+        } else {
+            Vec::new()
+        };
         let skip = if hcm.use_remote_address {
             hcm.xff_trusted_hops as usize
         } else {
             hcm.xff_trusted_hops as usize + 1
         };
-        if skip == 0 {
+        if skip == 0 || !present.forwarded_for {
             None
         } else {
             chain.get(chain.len().wrapping_sub(skip)).copied().flatten()
@@ -330,13 +384,17 @@ fn forwarded(hcm: &ConnectionManager, conn: &ConnInfo, request: &mut Request, ea
         return;
     }
     let edge = hcm.use_remote_address;
-    request.headers.remove(X_ENVOY_INTERNAL);
-    for name in &CONTROL {
-        request.headers.remove(name);
+    if present.envoy {
+        request.headers.remove(X_ENVOY_INTERNAL);
+        for name in &CONTROL {
+            request.headers.remove(name);
+        }
     }
     if edge {
-        for name in &EDGE_CONTROL {
-            request.headers.remove(name);
+        if present.envoy {
+            for name in &EDGE_CONTROL {
+                request.headers.remove(name);
+            }
         }
         if let Some(address) = early.remote
             && let Ok(value) = HeaderValue::from_str(&address.to_string())

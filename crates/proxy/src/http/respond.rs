@@ -96,46 +96,59 @@ pub(crate) fn change(exchange: &Exchange, ops: &[HeaderOp], headers: &mut Header
     apply_response(ops, headers, &exchange.info(), heads);
 }
 
-/// Removes what belongs to the upstream's hop.
+/// Removes what belongs to the upstream's hop; one pass over the names tells what there is to do.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, tunnel: bool) {
-    headers.remove(CONTENT_LENGTH);
-    headers.remove(TRANSFER_ENCODING);
+    let (mut length, mut coding, mut connection, mut rest) = (false, false, false, false);
+    for name in headers.keys() {
+        match name.as_str() {
+            "content-length" => length = true,
+            "transfer-encoding" => coding = true,
+            "connection" => connection = true,
+            "keep-alive" | "proxy-connection" | "upgrade" => rest = true,
+            _ => {}
+        }
+    }
+    if length {
+        headers.remove(CONTENT_LENGTH);
+    }
+    if coding {
+        headers.remove(TRANSFER_ENCODING);
+    }
     if tunnel {
         return;
     }
-    if let Some(connection) = headers.remove(CONNECTION) {
+    if connection && let Some(connection) = headers.remove(CONNECTION) {
         for name in connection.as_bytes().split(|byte| *byte == b',') {
             if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
                 headers.remove(name);
             }
         }
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(UPGRADE);
+    if rest {
+        headers.remove(KEEP_ALIVE);
+        headers.remove(PROXY_CONNECTION);
+        headers.remove(UPGRADE);
+    }
 }
 
 /// Adds what every response carries.
 pub(crate) fn complete(exchange: &Exchange, headers: &mut HeaderMap) {
     let hcm = exchange.context.hcm();
+    let runtime = exchange.context.runtime();
     headers.entry(DATE).or_insert_with(date);
-    let server = || {
-        HeaderValue::from_str(&hcm.server_name)
-            .unwrap_or_else(|_| HeaderValue::from_static("envoy"))
-    };
     match hcm.server_header {
         ServerHeader::Overwrite => {
-            headers.insert(SERVER, server());
+            headers.insert(SERVER, runtime.server.clone());
         }
         ServerHeader::AppendIfAbsent => {
-            headers.entry(SERVER).or_insert_with(server);
+            headers
+                .entry(SERVER)
+                .or_insert_with(|| runtime.server.clone());
         }
         ServerHeader::PassThrough => {}
     }
-    if !hcm.via.is_empty()
-        && let Ok(via) = HeaderValue::from_str(&hcm.via)
-    {
-        headers.append(VIA, via);
+    if let Some(via) = &runtime.via {
+        headers.append(VIA, via.clone());
     }
     if hcm.always_set_request_id_in_response
         && let Some(id) = exchange.request.headers.get(X_REQUEST_ID)
