@@ -23,6 +23,7 @@ pub mod listener;
 pub mod matcher;
 pub mod metadata;
 pub mod mutation;
+pub mod outlier;
 pub mod path;
 pub mod ratelimit;
 pub mod rbac;

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use meltemi_traffic::Str;
-use meltemi_traffic::cluster::{Cluster as ClusterConfig, ClusterKind};
+use meltemi_traffic::cluster::{Cluster as ClusterConfig, ClusterKind, OutlierDetection};
 use meltemi_traffic::endpoint::{Address, Assignment};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::balance::AssignmentPolicy;
 use crate::cluster::{Cluster, Discovered, Host};
 use crate::connect::Target;
 use crate::resolve;
@@ -127,7 +128,10 @@ impl ClusterManager {
         for cluster in self.clusters.load().values() {
             if eds_name(cluster) == Some(&assignment.cluster) {
                 cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
-                cluster.set_hosts(&literal_hosts(&assignment), assignment.overprovisioning);
+                cluster.set_hosts(
+                    &literal_hosts(&assignment),
+                    AssignmentPolicy::of(&assignment),
+                );
             }
         }
         let waiting: Vec<_> = inner
@@ -137,7 +141,10 @@ impl ClusterManager {
             .cloned()
             .collect();
         for cluster in waiting {
-            cluster.set_hosts(&literal_hosts(&assignment), assignment.overprovisioning);
+            cluster.set_hosts(
+                &literal_hosts(&assignment),
+                AssignmentPolicy::of(&assignment),
+            );
             self.activate(&mut inner, cluster);
         }
     }
@@ -147,7 +154,7 @@ impl ClusterManager {
         self.inner.lock().assignments.remove(name);
         for cluster in self.clusters.load().values() {
             if eds_name(cluster).is_some_and(|wanted| wanted == name) {
-                cluster.set_hosts(&[], 0);
+                cluster.set_hosts(&[], AssignmentPolicy::default());
             }
         }
     }
@@ -166,12 +173,12 @@ impl ClusterManager {
         match &cluster.config.kind {
             ClusterKind::Static => {
                 let given = &cluster.config.endpoints;
-                cluster.set_hosts(&literal_hosts(given), given.overprovisioning);
+                cluster.set_hosts(&literal_hosts(given), AssignmentPolicy::of(given));
             }
-            ClusterKind::OriginalDst(_) => cluster.set_hosts(&[], 0),
+            ClusterKind::OriginalDst(_) => cluster.set_hosts(&[], AssignmentPolicy::default()),
             ClusterKind::Eds(service) => {
                 if let Some(assignment) = inner.assignments.get(service) {
-                    cluster.set_hosts(&literal_hosts(assignment), assignment.overprovisioning);
+                    cluster.set_hosts(&literal_hosts(assignment), AssignmentPolicy::of(assignment));
                 }
             }
             ClusterKind::StrictDns(dns)
@@ -216,14 +223,43 @@ impl ClusterManager {
         if !host.state.outlier.report(settings, status) {
             return;
         }
+        if self.eject(cluster, settings, host) {
+            cluster.rebuild_hosts();
+        }
+    }
+
+    /// Ejects a host unless too many are ejected already; true when it did.
+    fn eject(&self, cluster: &Cluster, settings: &OutlierDetection, host: &Host) -> bool {
         let hosts = cluster.hosts.load();
         let ejected = hosts
             .all()
             .iter()
             .filter(|host| host.state.outlier.is_ejected())
             .count();
-        if crate::outlier::may_eject(settings, ejected, hosts.all().len()) {
+        let may = crate::outlier::may_eject(settings, ejected, hosts.all().len());
+        if may {
             host.state.outlier.eject(settings, self.started.elapsed());
+        }
+        may
+    }
+
+    /// Brings back hosts whose time is over, then ejects those that stood out in the past interval.
+    fn sweep(&self, cluster: &Cluster, settings: &OutlierDetection, now: Duration) {
+        let hosts = cluster.hosts.load();
+        let mut changed = false;
+        for host in hosts.all() {
+            changed |= host.state.outlier.sweep(now);
+        }
+        let counts: Vec<_> = hosts
+            .all()
+            .iter()
+            .map(|host| host.state.outlier.take_interval())
+            .collect();
+        for position in settings.interval_ejections(&counts, || fastrand::u32(0..100)) {
+            let host = &hosts.all()[position];
+            changed |= !host.state.outlier.is_ejected() && self.eject(cluster, settings, host);
+        }
+        if changed {
             cluster.rebuild_hosts();
         }
     }
@@ -258,14 +294,8 @@ impl ClusterManager {
             }
             *last = now;
         }
-        if cluster.config.outlier.is_some() {
-            let mut back = false;
-            for host in cluster.hosts.load().all() {
-                back |= host.state.outlier.sweep(now);
-            }
-            if back {
-                cluster.rebuild_hosts();
-            }
+        if let Some(settings) = &cluster.config.outlier {
+            self.sweep(cluster, settings, now);
         }
         if matches!(cluster.config.kind, ClusterKind::OriginalDst(_)) {
             cluster.forget_idle_destinations();

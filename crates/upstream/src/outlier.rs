@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use meltemi_traffic::cluster::OutlierDetection;
+use meltemi_traffic::outlier::IntervalCounts;
 
 /// State of one host.
 #[derive(Debug, Default)]
 pub struct Outlier {
     consecutive_5xx: AtomicU32,
     consecutive_gateway: AtomicU32,
+    /// Requests since the last sweep, and those that did not fail.
+    interval_total: AtomicU64,
+    interval_success: AtomicU64,
     ejected: AtomicBool,
     /// Times ejected, counted down by sweeps without ejection.
     multiplier: AtomicU32,
@@ -28,6 +32,10 @@ impl Outlier {
 
     /// Takes a result (a locally made one as the status that stands for it); true when the host should be ejected.
     pub fn report(&self, settings: &OutlierDetection, status: u16) -> bool {
+        self.interval_total.fetch_add(1, Ordering::Relaxed);
+        if status < 500 {
+            self.interval_success.fetch_add(1, Ordering::Relaxed);
+        }
         let threshold = |counter: &AtomicU32, failed: bool, limit: u32, enforcing: u32| {
             if !failed {
                 counter.store(0, Ordering::Relaxed);
@@ -62,12 +70,21 @@ impl Outlier {
             .base_ejection
             .saturating_mul(times)
             .min(settings.max_ejection);
-        let until = now + length;
+        let jitter = settings.jitter.mul_f64(fastrand::f64());
+        let until = now + length + jitter;
         self.until.store(
             u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
             Ordering::Relaxed,
         );
         self.ejected.store(true, Ordering::Relaxed);
+    }
+
+    /// Part of the sweep: what was counted since the last one.
+    pub fn take_interval(&self) -> IntervalCounts {
+        IntervalCounts {
+            success: self.interval_success.swap(0, Ordering::Relaxed),
+            total: self.interval_total.swap(0, Ordering::Relaxed),
+        }
     }
 
     /// Part of the sweep; true when the host comes back.

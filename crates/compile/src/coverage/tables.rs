@@ -145,13 +145,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
         message: "envoy.config.cluster.v3.OutlierDetection",
         effective: "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx \
                     consecutive_gateway_failure enforcing_consecutive_gateway_failure max_ejection_time \
-                    max_ejection_time_jitter always_eject_one_host",
-        not_yet: "enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume \
-                    success_rate_stdev_factor split_external_local_origin_errors consecutive_local_origin_failure \
+                    max_ejection_time_jitter always_eject_one_host enforcing_success_rate success_rate_minimum_hosts \
+                    success_rate_request_volume success_rate_stdev_factor failure_percentage_threshold \
+                    enforcing_failure_percentage failure_percentage_minimum_hosts failure_percentage_request_volume",
+        not_yet: "split_external_local_origin_errors consecutive_local_origin_failure \
                     enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate \
-                    failure_percentage_threshold enforcing_failure_percentage \
-                    enforcing_failure_percentage_local_origin failure_percentage_minimum_hosts \
-                    failure_percentage_request_volume",
+                    enforcing_failure_percentage_local_origin",
         without_meaning: "successful_active_health_check_uneject_host",
     },
     Coverage {
