@@ -8,6 +8,7 @@ use std::sync::Arc;
 use meltemi_traffic::balance::{Balancer, HostFacts, PickContext, PickState};
 use meltemi_traffic::cluster::{Cluster as ClusterConfig, Hashing, LbCommon, LbPolicy};
 use meltemi_traffic::endpoint::{Assignment, Health, Locality};
+use meltemi_traffic::{Fraction, Str};
 
 use crate::cluster::{Host, next_id};
 
@@ -16,8 +17,29 @@ use crate::cluster::{Host, next_id};
 pub struct HostSet {
     all: Vec<Arc<Host>>,
     locality_weights: Vec<Option<u32>>,
-    overprovisioning: u32,
+    policy: AssignmentPolicy,
     balancer: Balancer,
+}
+
+/// What an assignment says beside its hosts.
+#[derive(Debug, Clone, Default)]
+pub struct AssignmentPolicy {
+    overprovisioning: u32,
+    drops: Vec<(Str, Fraction)>,
+}
+
+impl AssignmentPolicy {
+    /// Reads it.
+    pub fn of(assignment: &Assignment) -> Self {
+        let overprovisioning = match assignment.overprovisioning {
+            0 => Assignment::DEFAULT_OVERPROVISIONING,
+            given => given,
+        };
+        Self {
+            overprovisioning,
+            drops: assignment.drop_overloads.clone(),
+        }
+    }
 }
 
 /// What a pick depends on.
@@ -38,7 +60,7 @@ impl HostSet {
         Self {
             all: Vec::new(),
             locality_weights: Vec::new(),
-            overprovisioning: 100,
+            policy: AssignmentPolicy::default(),
             balancer,
         }
     }
@@ -46,18 +68,14 @@ impl HostSet {
     /// Arranges hosts, each with the weight of its locality.
     pub fn new(
         hosts: Vec<(Host, Option<u32>)>,
-        overprovisioning: u32,
+        policy: AssignmentPolicy,
         config: &ClusterConfig,
     ) -> Self {
         let (all, locality_weights) = hosts
             .into_iter()
             .map(|(host, weight)| (Arc::new(host), weight))
             .unzip();
-        let overprovisioning = match overprovisioning {
-            0 => Assignment::DEFAULT_OVERPROVISIONING,
-            given => given,
-        };
-        Self::arrange(all, locality_weights, overprovisioning, config)
+        Self::arrange(all, locality_weights, policy, config)
     }
 
     /// The same hosts with their present health.
@@ -65,7 +83,7 @@ impl HostSet {
         Self::arrange(
             self.all.clone(),
             self.locality_weights.clone(),
-            self.overprovisioning,
+            self.policy.clone(),
             config,
         )
     }
@@ -73,7 +91,7 @@ impl HostSet {
     fn arrange(
         all: Vec<Arc<Host>>,
         locality_weights: Vec<Option<u32>>,
-        overprovisioning: u32,
+        policy: AssignmentPolicy,
         config: &ClusterConfig,
     ) -> Self {
         let by_name = hashing(&config.lb).is_some_and(|hashing| hashing.use_hostname);
@@ -95,16 +113,24 @@ impl HostSet {
         let balancer = Balancer::new(
             &config.lb,
             &config.lb_common,
-            overprovisioning,
+            policy.overprovisioning,
             &facts,
             next_id(),
         );
         Self {
             all,
             locality_weights,
-            overprovisioning,
+            policy,
             balancer,
         }
+    }
+
+    /// True when this request is one of those that the control plane wants dropped.
+    pub fn drops_request(&self) -> bool {
+        self.policy
+            .drops
+            .iter()
+            .any(|(_, share)| share.hits(fastrand::u64(..)))
     }
 
     /// Every host, usable or not.

@@ -18,7 +18,7 @@ use meltemi_traffic::cluster::{
 };
 use meltemi_traffic::endpoint::{Address, Endpoint, Health, Locality};
 
-use crate::balance::HostSet;
+use crate::balance::{AssignmentPolicy, HostSet};
 use crate::connect::Target;
 use crate::outlier::Outlier;
 use crate::tls::{ClientContext, SecretStore};
@@ -339,7 +339,7 @@ impl Cluster {
     }
 
     /// Takes a new set of hosts. Hosts whose address stays keep their state; those that left lose their idle connections.
-    pub fn set_hosts(&self, discovered: &[Discovered], overprovisioning: u32) {
+    pub fn set_hosts(&self, discovered: &[Discovered], policy: AssignmentPolicy) {
         let mut known = self.state.hosts.lock();
         let mut present = HashMap::with_capacity(discovered.len());
         let mut hosts = Vec::with_capacity(discovered.len());
@@ -365,11 +365,8 @@ impl Cluster {
             self.stats.membership_change.fetch_add(1, Ordering::Relaxed);
         }
         *known = present;
-        self.hosts.store(Arc::new(HostSet::new(
-            hosts,
-            overprovisioning,
-            &self.config,
-        )));
+        self.hosts
+            .store(Arc::new(HostSet::new(hosts, policy, &self.config)));
         self.warm.store(true, Ordering::Release);
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use meltemi_traffic::cluster::{Dns, DnsFamily};
 use meltemi_traffic::endpoint::Address;
 
+use crate::balance::AssignmentPolicy;
 use crate::cluster::{Cluster, Discovered};
 use crate::connect::Target;
 use crate::manager::{ClusterManager, literal_hosts};
@@ -29,7 +30,7 @@ pub(crate) async fn keep_resolved(
         let pause = match found {
             Some(hosts) => {
                 cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
-                cluster.set_hosts(&hosts, cluster.config.endpoints.overprovisioning);
+                cluster.set_hosts(&hosts, AssignmentPolicy::of(&cluster.config.endpoints));
                 dns.refresh
             }
             None => {

@@ -321,7 +321,14 @@ pub(crate) fn report(exchange: &Exchange, duration: Duration) {
         received: exchange.received,
         sent: exchange.sent,
     };
-    shared.istio.request(&labels, outcome, facts);
+    let edge = shared.istio.edge(&labels);
+    edge.request(outcome, facts);
+    if exchange.grpc {
+        edge.messages(
+            exchange.messages[0].messages(),
+            exchange.messages[1].messages(),
+        );
+    }
 }
 
 /// The service that was called.

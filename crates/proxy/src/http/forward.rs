@@ -97,6 +97,10 @@ pub(crate) async fn run(
             .fetch_add(1, Ordering::Relaxed);
         return Err(Reply::no_cluster(forward.cluster_not_found));
     };
+    if cluster.hosts.load().drops_request() {
+        let reply = Reply::new(http::StatusCode::SERVICE_UNAVAILABLE, "", "drop_overload");
+        return Err(reply.flag(ResponseFlags::DROP_OVERLOAD));
+    }
     let breaker = cluster.breaker(forward.high_priority);
     let Some(_running) = breaker.requests.admit(breaker.limits.max_requests) else {
         cluster

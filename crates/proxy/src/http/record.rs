@@ -18,6 +18,7 @@ use meltemi_traffic::mutation::{HeaderOp, apply_request};
 use meltemi_traffic::route::Route;
 use meltemi_upstream::cluster::{Cluster, Host};
 use meltemi_upstream::pool::ConnFacts;
+use meltemi_wire::grpc::MessageCounter;
 use tokio::time::Instant;
 
 use super::early::Early;
@@ -42,6 +43,8 @@ pub(crate) struct Exchange {
     pub trailers: Option<HeaderMap>,
     pub received: u64,
     pub sent: u64,
+    /// gRPC messages of request and response.
+    pub messages: [MessageCounter; 2],
     pub attempts: u32,
     pub route: Option<Arc<Route>>,
     pub route_name: Str,
@@ -105,6 +108,7 @@ impl Exchange {
             trailers: None,
             received: 0,
             sent: 0,
+            messages: [MessageCounter::default(); 2],
             attempts: 0,
             route: None,
             route_name: Str::default(),
@@ -134,6 +138,22 @@ impl Exchange {
     /// Whether anything reads response fields after they were sent.
     pub(crate) fn keeps_response(&self) -> bool {
         !self.context.hcm().access_log.is_empty() || self.grpc
+    }
+
+    /// Counts bytes of the request's body.
+    pub(crate) fn count_request(&mut self, data: &[u8]) {
+        self.received += data.len() as u64;
+        if self.grpc {
+            self.messages[0].feed(data);
+        }
+    }
+
+    /// Counts bytes of the response's body.
+    pub(crate) fn count_response(&mut self, data: &[u8]) {
+        self.sent += data.len() as u64;
+        if self.grpc {
+            self.messages[1].feed(data);
+        }
     }
 
     /// Time since the start.

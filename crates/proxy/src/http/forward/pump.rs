@@ -261,7 +261,7 @@ fn gather_request(
             Poll::Ready(Err(error)) => return Err(RequestError::Client(error)),
             Poll::Ready(Ok(Piece::Data(data))) => {
                 idle.touch();
-                sides.exchange.received += data.len() as u64;
+                sides.exchange.count_request(&data);
                 body.take(&data);
                 sides
                     .stream
@@ -397,7 +397,7 @@ fn poll_response(
                 Poll::Pending => more = false,
                 Poll::Ready(Ok(Piece::Data(data))) => {
                     idle.touch();
-                    sides.exchange.sent += data.len() as u64;
+                    sides.exchange.count_response(&data);
                     let end = sides.stream.response_finished();
                     if let Err(error) = sides.down.send_data(data, end) {
                         return Poll::Ready(Some(Ended::ClientGone(error)));
