@@ -147,6 +147,7 @@ impl Engine {
         self.shared.set_drain(Drain::Graceful);
         self.wait_until_idle(drain).await;
         self.shared.set_drain(Drain::Closing);
+        self.shared.listeners.close();
         self.wait_until_idle(grace).await;
         self.shared.set_drain(Drain::Forced);
         for worker in self.workers.drain(..) {
@@ -171,13 +172,15 @@ impl Engine {
 
 pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError> {
     let mut errors = Vec::new();
-    change.clusters.retain(|cluster| match check_cluster(cluster) {
-        Ok(()) => true,
-        Err(error) => {
-            errors.push(error);
-            false
-        }
-    });
+    change
+        .clusters
+        .retain(|cluster| match check_cluster(cluster) {
+            Ok(()) => true,
+            Err(error) => {
+                errors.push(error);
+                false
+            }
+        });
     for secret in change.secrets {
         shared.secrets.set(secret);
     }
@@ -194,7 +197,11 @@ pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError>
     }
     if !change.listeners.is_empty() || !change.removed_listeners.is_empty() {
         let listeners = &shared.listeners;
-        errors.extend(listeners.apply(change.listeners, &change.removed_listeners, &shared.secrets));
+        errors.extend(listeners.apply(
+            change.listeners,
+            &change.removed_listeners,
+            &shared.secrets,
+        ));
     }
     errors
 }

@@ -9,29 +9,47 @@ use crate::listener::ApplyError;
 
 /// Refuses a listener that asks for something missing.
 pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
-    let filters = listener.filters.iter().filter_map(|filter| match filter.kind {
-        ListenerFilterKind::OriginalSrc { .. } => Some("listener filter original_src"),
-        ListenerFilterKind::ProxyProtocol { .. } => Some("listener filter proxy_protocol"),
-        ListenerFilterKind::OriginalDst
-        | ListenerFilterKind::TlsInspector { .. }
-        | ListenerFilterKind::HttpInspector => None,
-    });
+    let filters = listener
+        .filters
+        .iter()
+        .filter_map(|filter| match filter.kind {
+            ListenerFilterKind::OriginalSrc { .. } => Some("listener filter original_src"),
+            ListenerFilterKind::ProxyProtocol { .. } => Some("listener filter proxy_protocol"),
+            ListenerFilterKind::OriginalDst
+            | ListenerFilterKind::TlsInspector { .. }
+            | ListenerFilterKind::HttpInspector => None,
+        });
     let chains = listener.chains.iter().chain(&listener.default_chain);
     let inside = chains.flat_map(|chain| {
-        let network = chain.filters.iter().filter_map(|filter| network_filter(&filter.kind));
+        let network = chain
+            .filters
+            .iter()
+            .filter_map(|filter| network_filter(&filter.kind));
         network.chain(terminal(&chain.terminal))
     });
-    let missing = filters.chain(inside).chain(logs(&listener.access_log)).next();
+    let missing = filters
+        .chain(inside)
+        .chain(logs(&listener.access_log))
+        .next();
     missing.map_or(Ok(()), |what| {
-        Err(ApplyError::Unsupported { kind: "listener", name: listener.name.clone(), what })
+        Err(ApplyError::Unsupported {
+            kind: "listener",
+            name: listener.name.clone(),
+            what,
+        })
     })
 }
 
 /// Refuses a cluster that asks for something missing.
 pub(crate) fn check_cluster(cluster: &Cluster) -> Result<(), ApplyError> {
-    let sockets = cluster.transport.matches.iter().map(|entry| &entry.transport);
-    let proxy_protocol =
-        sockets.chain([&cluster.transport.default]).any(|socket| matches!(socket, Transport::ProxyProtocol(..)));
+    let sockets = cluster
+        .transport
+        .matches
+        .iter()
+        .map(|entry| &entry.transport);
+    let proxy_protocol = sockets
+        .chain([&cluster.transport.default])
+        .any(|socket| matches!(socket, Transport::ProxyProtocol(..)));
     let what = if !cluster.health_checks.is_empty() {
         "active health checking"
     } else if proxy_protocol {
@@ -41,7 +59,11 @@ pub(crate) fn check_cluster(cluster: &Cluster) -> Result<(), ApplyError> {
     } else {
         return Ok(());
     };
-    Err(ApplyError::Unsupported { kind: "cluster", name: cluster.name.clone(), what })
+    Err(ApplyError::Unsupported {
+        kind: "cluster",
+        name: cluster.name.clone(),
+        what,
+    })
 }
 
 fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
@@ -52,14 +74,19 @@ fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
         NetworkFilterKind::SetFilterState(_) => "network filter set_filter_state",
         NetworkFilterKind::MongoProxy(_) => "network filter mongo_proxy",
         NetworkFilterKind::MysqlProxy { .. } => "network filter mysql_proxy",
-        NetworkFilterKind::Rbac(_) | NetworkFilterKind::IstioStats(_) | NetworkFilterKind::SniCluster => return None,
+        NetworkFilterKind::Rbac(_)
+        | NetworkFilterKind::IstioStats(_)
+        | NetworkFilterKind::SniCluster => return None,
     })
 }
 
 fn terminal(terminal: &Terminal) -> Option<&'static str> {
     match terminal {
         Terminal::Http(manager) => {
-            let filters = manager.filters.iter().filter_map(|filter| http_filter(&filter.kind));
+            let filters = manager
+                .filters
+                .iter()
+                .filter_map(|filter| http_filter(&filter.kind));
             filters.chain(logs(&manager.access_log)).next()
         }
         Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some("tcp_proxy tunneling_config"),

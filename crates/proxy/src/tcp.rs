@@ -184,7 +184,14 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
                     .proxy
                     .hash_source_ip
                     .then(|| source_hash(record.info.remote.ip()));
-                worker.pools.pick(&cluster, &Pick { hash, avoid: &tried, attempts: 3 })
+                worker.pools.pick(
+                    &cluster,
+                    &Pick {
+                        hash,
+                        avoid: &tried,
+                        attempts: 3,
+                    },
+                )
             }
         };
         let Some(host) = host else {

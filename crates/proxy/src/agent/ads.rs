@@ -274,9 +274,12 @@ impl Subscription {
         // A listener whose secret never comes must not keep the others' traffic away: only routes count here.
         let routes_there = |name: &Str| {
             let routes = self.route_names.get(name).into_iter().flatten();
-            routes.into_iter().all(|route| self.shared.routes.get(route).is_some())
+            routes
+                .into_iter()
+                .all(|route| self.shared.routes.get(route).is_some())
         };
-        let complete = self.seen_clusters && self.seen_listeners && self.waiting.keys().all(routes_there);
+        let complete =
+            self.seen_clusters && self.seen_listeners && self.waiting.keys().all(routes_there);
         if complete && !self.shared.live.swap(true, Ordering::AcqRel) {
             tracing::info!("proxy is live");
         }

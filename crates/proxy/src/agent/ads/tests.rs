@@ -11,12 +11,21 @@ fn subscription() -> Subscription {
 
 fn received(kind: DumpKind, name: &str, message: &Value) -> Received {
     let body = meltemi_proto::json::to_wire(kind.message(), message).unwrap();
-    Received { name: name.into(), body: body.into() }
+    Received {
+        name: name.into(),
+        body: body.into(),
+    }
 }
 
 fn update(kind: DumpKind, resources: &[(&str, Value)]) -> Update {
-    let resources = resources.iter().map(|(name, message)| received(kind, name, message)).collect();
-    Update { resources, removed: Vec::new() }
+    let resources = resources
+        .iter()
+        .map(|(name, message)| received(kind, name, message))
+        .collect();
+    Update {
+        resources,
+        removed: Vec::new(),
+    }
 }
 
 fn eds_cluster(name: &str) -> Value {
@@ -60,23 +69,56 @@ fn wanted(subscription: &Subscription, kind: &ResourceType) -> Vec<String> {
 #[tokio::test]
 async fn a_cluster_serves_once_its_endpoints_are_there() {
     let mut subscription = subscription();
-    subscription.apply(&ResourceType::Cluster, update(DumpKind::Cluster, &[("a", eds_cluster("a"))])).unwrap();
+    subscription
+        .apply(
+            &ResourceType::Cluster,
+            update(DumpKind::Cluster, &[("a", eds_cluster("a"))]),
+        )
+        .unwrap();
     assert_eq!(wanted(&subscription, &ResourceType::Endpoint), ["a"]);
     assert!(subscription.shared.clusters.get("a").is_none());
-    subscription.apply(&ResourceType::Endpoint, update(DumpKind::Endpoint, &[("a", assignment("a"))])).unwrap();
-    assert_eq!(subscription.shared.clusters.get("a").unwrap().hosts.load().all().len(), 1);
+    subscription
+        .apply(
+            &ResourceType::Endpoint,
+            update(DumpKind::Endpoint, &[("a", assignment("a"))]),
+        )
+        .unwrap();
+    assert_eq!(
+        subscription
+            .shared
+            .clusters
+            .get("a")
+            .unwrap()
+            .hosts
+            .load()
+            .all()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn a_listener_starts_once_its_routes_are_there_and_then_the_proxy_is_live() {
     let mut subscription = subscription();
-    subscription.apply(&ResourceType::Cluster, Update::default()).unwrap();
-    subscription.apply(&ResourceType::Listener, update(DumpKind::Listener, &[("l", listener("l", "80"))])).unwrap();
+    subscription
+        .apply(&ResourceType::Cluster, Update::default())
+        .unwrap();
+    subscription
+        .apply(
+            &ResourceType::Listener,
+            update(DumpKind::Listener, &[("l", listener("l", "80"))]),
+        )
+        .unwrap();
     assert_eq!(wanted(&subscription, &ResourceType::Route), ["80"]);
     let shared = Arc::clone(&subscription.shared);
     assert!(shared.listeners.table().listeners.is_empty());
     assert!(!shared.live.load(Ordering::Acquire));
-    subscription.apply(&ResourceType::Route, update(DumpKind::Route, &[("80", route("80"))])).unwrap();
+    subscription
+        .apply(
+            &ResourceType::Route,
+            update(DumpKind::Route, &[("80", route("80"))]),
+        )
+        .unwrap();
     assert_eq!(shared.listeners.table().bound.len(), 1);
     assert!(shared.live.load(Ordering::Acquire));
 }
@@ -88,9 +130,19 @@ async fn a_refused_resource_is_named_and_the_others_are_taken() {
     bad["health_checks"] = json!([{"timeout": "1s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1,
         "tcp_health_check": {}}]);
     let both = update(DumpKind::Cluster, &[("bad", bad), ("a", eds_cluster("a"))]);
-    let reason = subscription.apply(&ResourceType::Cluster, both).unwrap_err();
-    assert!(reason.contains("bad") && !reason.contains("\"a\""), "{reason}");
-    subscription.apply(&ResourceType::Endpoint, update(DumpKind::Endpoint, &[("a", assignment("a"))])).unwrap();
+    let reason = subscription
+        .apply(&ResourceType::Cluster, both)
+        .unwrap_err();
+    assert!(
+        reason.contains("bad") && !reason.contains("\"a\""),
+        "{reason}"
+    );
+    subscription
+        .apply(
+            &ResourceType::Endpoint,
+            update(DumpKind::Endpoint, &[("a", assignment("a"))]),
+        )
+        .unwrap();
     assert!(subscription.shared.clusters.get("a").is_some());
     assert!(subscription.shared.clusters.get("bad").is_none());
 }
@@ -99,21 +151,50 @@ async fn a_refused_resource_is_named_and_the_others_are_taken() {
 async fn an_identical_update_changes_nothing() {
     let mut subscription = subscription();
     let clusters = update(DumpKind::Cluster, &[("a", eds_cluster("a"))]);
-    subscription.apply(&ResourceType::Cluster, clusters.clone()).unwrap();
-    subscription.apply(&ResourceType::Endpoint, update(DumpKind::Endpoint, &[("a", assignment("a"))])).unwrap();
+    subscription
+        .apply(&ResourceType::Cluster, clusters.clone())
+        .unwrap();
+    subscription
+        .apply(
+            &ResourceType::Endpoint,
+            update(DumpKind::Endpoint, &[("a", assignment("a"))]),
+        )
+        .unwrap();
     let before = subscription.shared.clusters.get("a").unwrap();
-    subscription.apply(&ResourceType::Cluster, clusters).unwrap();
-    assert!(Arc::ptr_eq(&before, &subscription.shared.clusters.get("a").unwrap()));
+    subscription
+        .apply(&ResourceType::Cluster, clusters)
+        .unwrap();
+    assert!(Arc::ptr_eq(
+        &before,
+        &subscription.shared.clusters.get("a").unwrap()
+    ));
 }
 
 #[tokio::test]
 async fn what_is_removed_is_no_longer_wanted() {
     let mut subscription = subscription();
-    subscription.apply(&ResourceType::Cluster, update(DumpKind::Cluster, &[("a", eds_cluster("a"))])).unwrap();
-    subscription.apply(&ResourceType::Listener, update(DumpKind::Listener, &[("l", listener("l", "80"))])).unwrap();
-    let gone = |name: &str| Update { resources: Vec::new(), removed: vec![name.into()] };
-    subscription.apply(&ResourceType::Cluster, gone("a")).unwrap();
-    subscription.apply(&ResourceType::Listener, gone("l")).unwrap();
+    subscription
+        .apply(
+            &ResourceType::Cluster,
+            update(DumpKind::Cluster, &[("a", eds_cluster("a"))]),
+        )
+        .unwrap();
+    subscription
+        .apply(
+            &ResourceType::Listener,
+            update(DumpKind::Listener, &[("l", listener("l", "80"))]),
+        )
+        .unwrap();
+    let gone = |name: &str| Update {
+        resources: Vec::new(),
+        removed: vec![name.into()],
+    };
+    subscription
+        .apply(&ResourceType::Cluster, gone("a"))
+        .unwrap();
+    subscription
+        .apply(&ResourceType::Listener, gone("l"))
+        .unwrap();
     assert!(wanted(&subscription, &ResourceType::Endpoint).is_empty());
     assert!(wanted(&subscription, &ResourceType::Route).is_empty());
 }
