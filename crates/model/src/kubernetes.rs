@@ -80,9 +80,7 @@ pub(crate) enum IntOrString {
 pub(crate) struct EndpointSlice {
     pub(crate) metadata: Metadata,
     pub(crate) address_type: String,
-    #[serde(deserialize_with = "null_as_default")]
     pub(crate) endpoints: Vec<SliceEndpoint>,
-    #[serde(deserialize_with = "null_as_default")]
     pub(crate) ports: Vec<SlicePort>,
 }
 
@@ -140,7 +138,6 @@ pub(crate) struct PodSpec {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(crate) struct Container {
-    #[serde(deserialize_with = "null_as_default")]
     pub(crate) ports: Vec<ContainerPort>,
 }
 
@@ -167,15 +164,21 @@ pub(crate) struct PodIp {
     pub(crate) ip: String,
 }
 
-/// Lists that Go clients write as `null` when empty.
-fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// Reads an object. A null stands for "not set" and is taken out where it is in the way.
+pub(crate) fn read<T: for<'de> Deserialize<'de>>(value: &Value) -> Result<T, serde_json::Error> {
+    T::deserialize(value).or_else(|_| T::deserialize(&without_nulls(value)))
 }
 
-pub(crate) fn read<T: for<'de> Deserialize<'de>>(value: &Value) -> Result<T, serde_json::Error> {
-    T::deserialize(value)
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(_, field)| !field.is_null());
+            Value::Object(
+                kept.map(|(key, field)| (key.clone(), without_nulls(field)))
+                    .collect(),
+            )
+        }
+        other => other.clone(),
+    }
 }

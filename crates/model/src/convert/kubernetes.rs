@@ -337,6 +337,16 @@ mod tests {
     }
 
     #[test]
+    fn nulls_stand_for_fields_that_are_not_set() {
+        let object = json!({
+            "metadata": {"name": "a", "namespace": "ns", "labels": null, "annotations": null},
+            "spec": {"clusterIP": "10.96.0.5", "clusterIPs": null, "selector": null, "ports": null},
+        });
+        let service = context(|context| service(&object, context)).expect("readable");
+        assert!(service.ports.is_empty() && service.selector.is_none());
+    }
+
+    #[test]
     fn slice_conditions_become_health() {
         let of = |ready, serving, terminating| {
             health(&k8s::SliceConditions {

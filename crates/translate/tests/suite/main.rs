@@ -9,6 +9,7 @@ mod envoy;
 mod gateways;
 mod locality;
 mod mesh;
+mod order;
 mod own_proxy;
 mod profiles;
 mod scale;
