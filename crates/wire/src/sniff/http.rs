@@ -4,6 +4,9 @@ use super::HTTP2_PREFACE;
 
 /// Longest request line that is looked at before the connection is given up.
 pub const MAX_REQUEST_LINE: usize = 64 * 1024;
+/// First letters of the methods that Envoy knows. Anything else is decided at its first byte, so that a client of another
+/// text protocol is not kept waiting for a line end that it never sends.
+const METHOD_STARTS: &[u8] = b"ABCDGHLMNOPRSTU";
 
 /// What the first bytes of a plaintext connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,12 @@ pub fn inspect(bytes: &[u8]) -> Http {
         } else {
             Http::NeedMore
         };
+    }
+    if bytes
+        .first()
+        .is_some_and(|first| !METHOD_STARTS.contains(first))
+    {
+        return Http::Other;
     }
     let line = bytes
         .iter()
@@ -94,6 +103,8 @@ mod tests {
             (b"GET / HTTP/1.1", Http::NeedMore),
             (b"GET /\r\n", Http::Other),
             (b"\x00\x01binary", Http::Other),
+            (b"you", Http::Other),
+            (b"get / HTTP/1.1\r\n", Http::Other),
             (b"SSH-2.0-OpenSSH\r\n", Http::Other),
             (b"\r\nGET / HTTP/1.1\r\n", Http::Other),
         ];
