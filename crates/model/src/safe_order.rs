@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::convert::{self, Context};
-use crate::destination::DestinationRule;
 use crate::inputs::{Name, WrittenRoutes};
 use crate::routing::VirtualService;
 use crate::{Inputs, Shared};
@@ -50,10 +49,17 @@ impl Held {
             .iter()
             .map(|(host, subset)| format!("`{subset}` of {host}"))
             .collect();
-        let (subsets, exist) = if missing.len() == 1 {
-            ("subset", "does")
-        } else {
-            ("subsets", "do")
+        let (subsets, exist, rest) = match missing.len() {
+            1 => (
+                "subset",
+                "does",
+                "a DestinationRule for that host defines it",
+            ),
+            _ => (
+                "subsets",
+                "do",
+                "DestinationRules for their hosts define them",
+            ),
         };
         let meanwhile = if self.earlier_in_effect {
             "its previous routes stay in effect"
@@ -61,7 +67,7 @@ impl Held {
             "it is not in effect"
         };
         format!(
-            "held back: {subsets} {} {exist} not exist yet; {meanwhile} until a DestinationRule for that host defines it",
+            "held back: {subsets} {} {exist} not exist yet; {meanwhile} until {rest}",
             missing.join(", ")
         )
     }
@@ -136,25 +142,21 @@ fn earlier_routes(
         .map(Shared::new)
 }
 
-/// The subsets that exist or have existed.
-struct Subsets<'a> {
-    rules: Vec<&'a DestinationRule>,
+/// The subsets that exist or have existed, by host or wildcard.
+struct Subsets {
     known: BTreeMap<ArcStr, BTreeSet<ArcStr>>,
 }
 
-impl<'a> Subsets<'a> {
-    fn of(inputs: &'a Inputs) -> Self {
-        let rules: Vec<&DestinationRule> = inputs
-            .destination_rules
-            .values()
-            .map(|rule| &**rule)
-            .collect();
+impl Subsets {
+    fn of(inputs: &Inputs) -> Self {
         let mut known = inputs.safe_order.subsets.clone();
-        for rule in rules.iter().filter(|rule| !rule.subsets.is_empty()) {
+        known.retain(|pattern, _| is_mentioned(inputs, pattern));
+        let rules = inputs.destination_rules.values();
+        for rule in rules.filter(|rule| !rule.subsets.is_empty()) {
             let names = known.entry(rule.host.text().clone()).or_default();
             names.extend(rule.subsets.iter().map(|subset| subset.name.clone()));
         }
-        Self { rules, known }
+        Self { known }
     }
 
     fn missing(&self, routes: &VirtualService) -> Vec<(Hostname, ArcStr)> {
@@ -171,13 +173,27 @@ impl<'a> Subsets<'a> {
     }
 
     fn has(&self, host: &Hostname, subset: &str) -> bool {
-        let known = self.known.iter().any(|(pattern, names)| {
-            names.contains(subset) && host.is_subset_of(&Hostname::new(pattern.clone()))
-        });
-        known
-            || self
-                .rules
-                .iter()
-                .any(|rule| host.is_subset_of(&rule.host) && rule.subset(subset).is_some())
+        let exact = self.known.get(host.text());
+        if exact.is_some_and(|names| names.contains(subset)) {
+            return true;
+        }
+        // Wildcards stand together: nothing else begins with `*`.
+        let wildcards = self.known.range(ArcStr::from("*")..);
+        wildcards
+            .take_while(|(pattern, _)| pattern.starts_with('*'))
+            .any(|(pattern, names)| names.contains(subset) && covers(pattern, host))
     }
+}
+
+fn covers(pattern: &ArcStr, host: &Hostname) -> bool {
+    host.is_subset_of(&Hostname::new(pattern.clone()))
+}
+
+/// Whether a service or a route still has to do with a host; what nobody knows any more is forgotten.
+fn is_mentioned(inputs: &Inputs, pattern: &ArcStr) -> bool {
+    let mut services = inputs.services.values().map(|service| &service.host);
+    let routes = inputs.virtual_services.values();
+    let mut named = routes.flat_map(|written| written.routes.destinations());
+    services.any(|host| covers(pattern, host))
+        || named.any(|destination| covers(pattern, &destination.host))
 }

@@ -359,3 +359,59 @@ fn a_service_whose_only_workload_restarts_keeps_its_identity() {
         (1, 0)
     );
 }
+
+#[test]
+fn several_missing_subsets_are_named_in_one_sentence() {
+    let mut inputs = mesh_with_reviews();
+    let route = json!([
+        {"destination": {"host": "reviews", "subset": "v1"}, "weight": 50},
+        {"destination": {"host": "reviews", "subset": "v2"}, "weight": 50},
+    ]);
+    let routes = rule(
+        "reviews",
+        json!({"hosts": ["reviews"], "http": [{"route": route}]}),
+    );
+    inputs.apply(Kind::VirtualService, &routes).expect("routes");
+    let (snapshot, _) = inputs.snapshot();
+    assert_eq!(
+        snapshot.held()[0].reason(),
+        "held back: subsets `v1` of reviews.default.svc.cluster.local, `v2` of reviews.default.svc.cluster.local do \
+         not exist yet; it is not in effect until DestinationRules for their hosts define them"
+    );
+}
+
+#[test]
+fn subsets_of_hosts_that_nobody_mentions_are_forgotten() {
+    let mut inputs = mesh_with_reviews();
+    inputs
+        .apply(Kind::DestinationRule, &subsets(&["v1"]))
+        .expect("rule");
+    assert_eq!(inputs.snapshot().0.safe_order().subsets.len(), 1);
+    inputs.remove(&ObjectKey::new(Kind::DestinationRule, "default", "reviews"));
+    assert_eq!(
+        inputs.snapshot().0.safe_order().subsets.len(),
+        1,
+        "it has existed"
+    );
+    inputs.remove(&ObjectKey::new(Kind::Service, "default", "reviews"));
+    inputs
+        .apply(
+            Kind::DestinationRule,
+            &object("other", "default", "", json!({"host": "x"})),
+        )
+        .expect("rule");
+    assert!(inputs.snapshot().0.safe_order().subsets.is_empty());
+}
+
+#[test]
+fn a_wildcard_rule_defines_the_subsets_of_its_hosts() {
+    let mut inputs = mesh_with_reviews();
+    let wildcard = json!({"host": "*.default.svc.cluster.local", "subsets": [{"name": "v1", "labels": {"version": "v1"}}]});
+    inputs
+        .apply(Kind::DestinationRule, &rule("all", wildcard))
+        .expect("rule");
+    inputs
+        .apply(Kind::VirtualService, &routes_to("v1"))
+        .expect("routes");
+    assert_eq!(in_effect(&inputs.snapshot().0), ["v1"]);
+}
