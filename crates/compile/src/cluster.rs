@@ -23,7 +23,7 @@ use crate::pb::{cluster as pb, core, sockets, wkt};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{
     duration, duration_or, flag, header_name, metadata, number, number_or, percent, positive_or,
-    socket_address, socket_option, struct_value,
+    socket_address, socket_option, struct_value, word,
 };
 
 /// Envoy's default soft limit of connection buffers.
@@ -303,7 +303,7 @@ fn transports(message: &pb::Cluster) -> Compiled<TransportSockets> {
                         .collect()
                 });
             Ok(TransportMatch {
-                name: entry.name.as_str().into(),
+                name: word(&entry.name),
                 criteria: criteria.unwrap_or_default(),
                 transport: transport(socket).within("transport_socket")?,
             })

@@ -35,6 +35,7 @@ pub fn route_table(message: &pb::RouteConfiguration) -> Compiled<Arc<RouteTable>
 
 /// A route configuration inside a connection manager that was already checked.
 pub(crate) fn embedded(message: &pb::RouteConfiguration) -> Compiled<Arc<RouteTable>> {
+    let retries = retry::LastPolicy::default();
     let scope = Scope {
         specific_wins: message.most_specific_header_mutations_wins,
         max_body: number_or(
@@ -46,6 +47,7 @@ pub(crate) fn embedded(message: &pb::RouteConfiguration) -> Compiled<Arc<RouteTa
             &level_headers(message)?,
         )?],
         mirrors: &message.request_mirror_policies,
+        retries: &retries,
     };
     let hosts = each("virtual_hosts", &message.virtual_hosts, |host| {
         virtual_host(host, &scope)
@@ -113,6 +115,7 @@ pub(crate) struct Scope<'m> {
     max_body: u32,
     levels: Vec<Level>,
     mirrors: &'m [pb::route_action::RequestMirrorPolicy],
+    retries: &'m retry::LastPolicy,
 }
 
 impl Level {

@@ -12,7 +12,7 @@ use prost::Name;
 use crate::coverage;
 use crate::pb::sockets::tls::v3 as tls;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
-use crate::values::{data_source, flag, number_or, string_matcher, strs};
+use crate::values::{data_source, flag, number_or, string_matcher, strs, word};
 
 /// Compiles a secret.
 ///
@@ -172,7 +172,7 @@ fn common(message: &tls::CommonTlsContext) -> Compiled<TlsCommon> {
         message
             .tls_certificate_sds_secret_configs
             .iter()
-            .map(|sds| CertificateSource::Sds(sds.name.as_str().into())),
+            .map(|sds| CertificateSource::Sds(word(&sds.name))),
     );
     Ok(TlsCommon {
         min_version: version(parameters.tls_minimum_protocol_version()),
@@ -221,7 +221,7 @@ fn validation_source(
             Ok(ValidationSource {
                 given: validation(&default)
                     .within("combined_validation_context.default_validation_context")?,
-                sds: sds.map(|sds| Str::from(sds.name.as_str())),
+                sds: sds.map(|sds| word(&sds.name)),
             })
         }
         _ => refuse("certificate provider plug-ins are not supported"),

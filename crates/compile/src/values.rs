@@ -1,6 +1,5 @@
 //! Small values: durations, shares, matchers, addresses, metadata.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -396,12 +395,13 @@ pub(crate) fn locality(message: Option<&core::Locality>) -> Locality {
 }
 
 pub(crate) fn struct_value(message: &wkt::Struct) -> Value {
-    let fields: BTreeMap<Str, Value> = message
-        .fields
-        .iter()
-        .map(|(key, value)| (Str::from(key.as_str()), value_of(value)))
-        .collect();
-    Value::Struct(fields)
+    Value::Struct(
+        message
+            .fields
+            .iter()
+            .map(|(key, value)| (word(key), value_of(value)))
+            .collect(),
+    )
 }
 
 pub(crate) fn value_of(message: &wkt::Value) -> Value {
@@ -409,7 +409,7 @@ pub(crate) fn value_of(message: &wkt::Value) -> Value {
     match &message.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
         Some(Kind::NumberValue(number)) => Value::Number(*number),
-        Some(Kind::StringValue(text)) => Value::String(text.as_str().into()),
+        Some(Kind::StringValue(text)) => Value::String(word(text)),
         Some(Kind::BoolValue(value)) => Value::Bool(*value),
         Some(Kind::StructValue(fields)) => struct_value(fields),
         Some(Kind::ListValue(list)) => Value::List(list.values.iter().map(value_of).collect()),
@@ -421,12 +421,33 @@ pub(crate) fn metadata(message: Option<&core::Metadata>) -> Metadata {
     let namespaces = message
         .into_iter()
         .flat_map(|message| &message.filter_metadata)
-        .map(|(name, fields)| (Str::from(name.as_str()), struct_value(fields)));
+        .map(|(name, fields)| (word(name), struct_value(fields)));
     Metadata {
         namespaces: namespaces.collect(),
     }
 }
 
 pub(crate) fn strs(list: &[String]) -> Vec<Str> {
-    list.iter().map(|text| Str::from(text.as_str())).collect()
+    list.iter().map(|text| word(text)).collect()
+}
+
+macro_rules! words {
+    ($($text:literal)*) => {
+        /// Text that nearly every resource of a mesh repeats is not stored again for each.
+        pub(crate) fn word(text: &str) -> Str {
+            match text {
+                $($text => arcstr::literal!($text),)*
+                other => Str::from(other),
+            }
+        }
+    };
+}
+
+words! {
+    "istio" "workload" "services" "host" "name" "namespace" "config" "subset" "external" "default_original_port"
+    "envoy.transport_socket_match" "tlsMode" "disabled" "envoy.lb" "hash_key"
+    "istio-peer-exchange" "istio-h2" "istio-http/1.1" "istio-http/1.0" "h2" "h2c" "http/1.1" "http/1.0"
+    "default" "ROOTCA" "tlsMode-istio" "tlsMode-disabled"
+    "ECDHE-ECDSA-AES256-GCM-SHA384" "ECDHE-RSA-AES256-GCM-SHA384" "ECDHE-ECDSA-AES128-GCM-SHA256"
+    "ECDHE-RSA-AES128-GCM-SHA256" "AES256-GCM-SHA384" "AES128-GCM-SHA256"
 }

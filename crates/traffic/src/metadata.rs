@@ -1,7 +1,5 @@
 //! Typed metadata: what xDS attaches to routes, clusters and hosts, and what filters attach to a request.
 
-use std::collections::BTreeMap;
-
 use crate::Str;
 use crate::matcher::StringMatcher;
 
@@ -19,7 +17,7 @@ pub enum Value {
     /// A list.
     List(Vec<Self>),
     /// An object.
-    Struct(BTreeMap<Str, Self>),
+    Struct(Fields),
 }
 
 impl Value {
@@ -34,7 +32,7 @@ impl Value {
 
     /// The fields of an object.
     #[must_use]
-    pub fn as_struct(&self) -> Option<&BTreeMap<Str, Self>> {
+    pub fn as_struct(&self) -> Option<&Fields> {
         match self {
             Self::Struct(fields) => Some(fields),
             _ => None,
@@ -52,11 +50,66 @@ impl Value {
     }
 }
 
+/// Named values, sorted. There are few in one object, so a flat list is smaller and quicker than a tree: every endpoint
+/// of the mesh carries some.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Fields(Box<[(Str, Value)]>);
+
+impl Fields {
+    /// The value of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        let position = self
+            .0
+            .binary_search_by(|(have, _)| have.as_str().cmp(name))
+            .ok()?;
+        Some(&self.0[position].1)
+    }
+
+    /// All names and values in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&Str, &Value)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// True when there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds or replaces a value.
+    pub fn insert(&mut self, name: Str, value: Value) {
+        let mut list = std::mem::take(&mut self.0).into_vec();
+        match list.binary_search_by(|(have, _)| have.cmp(&name)) {
+            Ok(position) => list[position].1 = value,
+            Err(position) => list.insert(position, (name, value)),
+        }
+        self.0 = list.into_boxed_slice();
+    }
+
+    fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
+        let position = self
+            .0
+            .binary_search_by(|(have, _)| have.as_str().cmp(name))
+            .ok()?;
+        Some(&mut self.0[position].1)
+    }
+}
+
+impl FromIterator<(Str, Value)> for Fields {
+    fn from_iter<I: IntoIterator<Item = (Str, Value)>>(entries: I) -> Self {
+        let mut list: Vec<(Str, Value)> = entries.into_iter().collect();
+        list.sort_by(|(a, _), (b, _)| a.cmp(b));
+        list.dedup_by(|(a, _), (b, _)| a == b);
+        Self(list.into_boxed_slice())
+    }
+}
+
 /// Values by namespace (filter name).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
     /// Namespace to object.
-    pub namespaces: BTreeMap<Str, Value>,
+    pub namespaces: Fields,
 }
 
 impl Metadata {
@@ -68,11 +121,11 @@ impl Metadata {
 
     /// Sets one key of a namespace.
     pub fn set(&mut self, namespace: &str, key: &str, value: Value) {
-        let entry = self
-            .namespaces
-            .entry(Str::from(namespace))
-            .or_insert_with(|| Value::Struct(BTreeMap::new()));
-        if let Value::Struct(fields) = entry {
+        if self.namespaces.get(namespace).is_none() {
+            self.namespaces
+                .insert(Str::from(namespace), Value::Struct(Fields::default()));
+        }
+        if let Some(Value::Struct(fields)) = self.namespaces.get_mut(namespace) {
             fields.insert(Str::from(key), value);
         }
     }
@@ -149,6 +202,25 @@ impl MetadataMatcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_found_and_replaced_by_name() {
+        let mut fields: Fields = [("b", 1.0), ("a", 2.0)]
+            .into_iter()
+            .map(|(name, n)| (Str::from(name), Value::Number(n)))
+            .collect();
+        fields.insert("c".into(), Value::Null);
+        fields.insert("a".into(), Value::Bool(true));
+        assert_eq!(fields.get("a"), Some(&Value::Bool(true)));
+        assert_eq!(
+            fields
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>(),
+            ["a", "b", "c"]
+        );
+        assert_eq!(fields.get("d"), None);
+    }
 
     #[test]
     fn a_list_matcher_matches_when_one_element_does() {

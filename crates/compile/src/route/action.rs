@@ -13,7 +13,6 @@ use meltemi_traffic::route::{
 };
 use meltemi_traffic::{Fraction, Limit, Str};
 
-use super::retry::retry_policy;
 use super::{Level, Scope, conditions};
 use crate::filter_config::decode;
 use crate::headers::level;
@@ -34,10 +33,13 @@ pub(super) fn forward(
 ) -> Compiled<Forward> {
     let stream = message.max_stream_duration.unwrap_or_default();
     let retry = match (&message.retry_policy, &host.retry_policy) {
-        (Some(own), _) => Some(retry_policy(own).within("retry_policy")?),
-        (None, Some(of_host)) => {
-            Some(retry_policy(of_host).within("retry_policy of the virtual host")?)
-        }
+        (Some(own), _) => Some(scope.retries.compiled(own).within("retry_policy")?),
+        (None, Some(of_host)) => Some(
+            scope
+                .retries
+                .compiled(of_host)
+                .within("retry_policy of the virtual host")?,
+        ),
         (None, None) => None,
     };
     let mirrors = if message.request_mirror_policies.is_empty() {

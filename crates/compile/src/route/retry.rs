@@ -1,5 +1,6 @@
 //! Retry policies.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,24 @@ use crate::values::{header_matcher, header_name, limit, number_or, positive_or};
 
 const DEFAULT_RESET_BOUND: Duration = Duration::from_secs(300);
 
-pub(super) fn retry_policy(message: &pb::RetryPolicy) -> Compiled<Arc<RetryPolicy>> {
+/// The last policy and what became of it: nearly all routes of a mesh have the same one, and share it.
+#[derive(Default)]
+pub(crate) struct LastPolicy(RefCell<Option<(pb::RetryPolicy, Arc<RetryPolicy>)>>);
+
+impl LastPolicy {
+    pub(super) fn compiled(&self, message: &pb::RetryPolicy) -> Compiled<Arc<RetryPolicy>> {
+        if let Some((last, compiled)) = &*self.0.borrow()
+            && last == message
+        {
+            return Ok(Arc::clone(compiled));
+        }
+        let compiled = retry_policy(message)?;
+        *self.0.borrow_mut() = Some((message.clone(), Arc::clone(&compiled)));
+        Ok(compiled)
+    }
+}
+
+fn retry_policy(message: &pb::RetryPolicy) -> Compiled<Arc<RetryPolicy>> {
     let back_off = message.retry_back_off.unwrap_or_default();
     let base = positive_or(
         "retry_back_off.base_interval",
