@@ -9,6 +9,7 @@ mod text;
 pub(crate) use dump::{Dump, Kind as DumpKind};
 pub(crate) use server::{Answer, listen};
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -62,7 +63,7 @@ pub(crate) fn answer(
         "/certs" => Answer::json(text::certs(shared)),
         "/config_dump" => Answer::json(dump.render(shared, query)),
         "/memory" => Answer::json(memory()),
-        "/logging" if post => Answer::text(StatusCode::OK, logging(query)),
+        "/logging" if post => logging(query),
         "/quitquitquit" if post => {
             shared.set_drain(Drain::Graceful);
             shared.quit.notify_one();
@@ -99,7 +100,7 @@ pub(crate) fn ready(shared: &Shared) -> Answer {
 /// Everything for Prometheus.
 pub(crate) fn prometheus(shared: &Shared) -> Answer {
     let mut answer = Answer::text(StatusCode::OK, text::prometheus(shared));
-    answer.content_type = "text/plain; version=0.0.4; charset=utf-8";
+    answer.content_type = meltemi_telemetry::PROMETHEUS_TEXT;
     answer
 }
 
@@ -111,18 +112,19 @@ fn stats(shared: &Shared, query: &str) -> Answer {
     };
     let filter = parameter("filter").unwrap_or_default();
     let used_only = query.split('&').any(|pair| pair == "usedonly");
-    let mut all = text::counters(shared);
-    all.retain(|(name, value)| name.contains(filter) && (!used_only || *value > 0));
+    let all = text::stats(shared);
+    let wanted = |name: &str, value: u64| name.contains(filter) && (!used_only || value > 0);
     if parameter("format") == Some("json") {
-        let stats: Vec<Value> = all
-            .iter()
-            .map(|(name, value)| json!({"name": name, "value": value}))
+        let wanted = all.iter().filter(|(name, _, value)| wanted(name, *value));
+        let stats: Vec<Value> = wanted
+            .map(|(name, _, value)| json!({"name": name, "value": value}))
             .collect();
         return Answer::json(json!({ "stats": stats }));
     }
-    let lines = all.into_iter().fold(String::new(), |out, (name, value)| {
-        out + &format!("{name}: {value}\n")
-    });
+    let mut lines = String::new();
+    for (name, _, value) in all.iter().filter(|(name, _, value)| wanted(name, *value)) {
+        let _ = writeln!(lines, "{name}: {value}");
+    }
     Answer::text(StatusCode::OK, lines)
 }
 
@@ -149,6 +151,18 @@ fn memory() -> Value {
     json!({"allocated": bytes("RssAnon:"), "heap_size": bytes("VmData:"), "total_physical_bytes": bytes("VmRSS:")})
 }
 
-fn logging(query: &str) -> String {
-    format!("log levels are set at the start; asked for: {query}\n")
+fn logging(query: &str) -> Answer {
+    let Some(handle) = meltemi_telemetry::logging::of_process() else {
+        return Answer::text(
+            StatusCode::NOT_IMPLEMENTED,
+            "the log was not set up by this process\n",
+        );
+    };
+    match handle.admin(query) {
+        Ok(listing) => Answer::text(StatusCode::OK, listing),
+        Err(error) => Answer::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
 }
+
+#[cfg(test)]
+mod tests;

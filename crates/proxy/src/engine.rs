@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::listener::{ApplyError, BoundAddress};
 use crate::state::{Drain, NodeIdentity, Shared};
-use crate::support::check_cluster;
+use crate::support::{check_cluster, check_routes};
 use crate::worker;
 
 /// Poll interval while the last connections end; short against any drain time.
@@ -181,6 +181,13 @@ pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError>
                 false
             }
         });
+    change.routes.retain(|table| match check_routes(table) {
+        Ok(()) => true,
+        Err(error) => {
+            errors.push(error);
+            false
+        }
+    });
     for secret in change.secrets {
         shared.secrets.set(secret);
     }

@@ -2,8 +2,9 @@
 
 use meltemi_traffic::access::{AccessLog, LogSink};
 use meltemi_traffic::cluster::{Cluster, Transport};
-use meltemi_traffic::hcm::HttpFilterKind;
+use meltemi_traffic::hcm::{HttpFilterKind, RouteSource};
 use meltemi_traffic::listener::{Listener, ListenerFilterKind, NetworkFilterKind, Terminal};
+use meltemi_traffic::route::{Action, RouteTable};
 
 use crate::listener::ApplyError;
 
@@ -66,6 +67,34 @@ pub(crate) fn check_cluster(cluster: &Cluster) -> Result<(), ApplyError> {
     })
 }
 
+/// Refuses a route configuration that asks for something missing.
+pub(crate) fn check_routes(table: &RouteTable) -> Result<(), ApplyError> {
+    in_routes(table).map_or(Ok(()), |what| {
+        Err(ApplyError::Unsupported {
+            kind: "route configuration",
+            name: table.name.clone(),
+            what,
+        })
+    })
+}
+
+fn in_routes(table: &RouteTable) -> Option<&'static str> {
+    let routes = table.hosts.iter().flat_map(|host| &host.routes);
+    routes
+        .filter_map(|route| match &route.action {
+            Action::Forward(forward) if forward.internal_redirects.is_some() => {
+                Some("internal_redirect_policy")
+            }
+            Action::Forward(forward) if forward.connect_raw => Some("connect_config"),
+            Action::Forward(forward) if !forward.rate_limits.is_empty() => Some("rate_limits"),
+            Action::Forward(forward) if !forward.metadata_match.is_empty() => {
+                Some("metadata_match")
+            }
+            _ => None,
+        })
+        .next()
+}
+
 fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
     Some(match kind {
         NetworkFilterKind::MetadataExchange { .. } => "network filter istio.metadata_exchange",
@@ -82,7 +111,19 @@ fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
 
 fn terminal(terminal: &Terminal) -> Option<&'static str> {
     match terminal {
+        Terminal::Http(manager) if manager.local_reply.is_some() => Some("local_reply_config"),
+        Terminal::Http(manager) if manager.http1.preserve_case || manager.http1.proper_case => {
+            Some("http_protocol_options header_key_format")
+        }
+        Terminal::Http(manager) if manager.http1.allow_chunked_length => {
+            Some("http_protocol_options allow_chunked_length")
+        }
         Terminal::Http(manager) => {
+            if let RouteSource::Inline(table) = &manager.routes
+                && let Some(what) = in_routes(table)
+            {
+                return Some(what);
+            }
             let filters = manager
                 .filters
                 .iter()

@@ -1,8 +1,9 @@
 //! Counters, clusters, listeners and certificates as text and JSON.
 
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use meltemi_telemetry::envoy::{Scope, Stats};
 use meltemi_traffic::tls::{DataSource, SecretKind};
 use meltemi_upstream::cluster::{Cluster, Host};
 use serde_json::{Value, json};
@@ -11,164 +12,102 @@ use crate::listener::BoundAddress;
 use crate::state::Shared;
 use crate::stats::HttpStats;
 
-/// All counters and gauges, sorted by name.
-pub(super) fn counters(shared: &Shared) -> Vec<(String, u64)> {
-    let mut all = Vec::new();
+/// All counters and gauges.
+pub(super) fn stats(shared: &Shared) -> Stats {
+    let mut stats = Stats::default();
     let clusters = shared.clusters.all();
     for cluster in &clusters {
-        let prefix = format!("cluster.{}", cluster.stat_name());
-        cluster
-            .stats
-            .for_each(|name, value| all.push((format!("{prefix}.{name}"), value)));
-        let breaker = cluster.breaker(false);
-        all.push((
-            format!("{prefix}.upstream_rq_active"),
-            breaker.requests.get().into(),
-        ));
-        all.push((
-            format!("{prefix}.upstream_cx_active"),
-            breaker.connections.get().into(),
-        ));
-        all.push((
-            format!("{prefix}.upstream_rq_pending_active"),
-            breaker.pending.get().into(),
-        ));
-        let hosts = cluster.hosts.load();
-        let healthy = hosts
-            .all()
-            .iter()
-            .filter(|host| host.is_available())
-            .count();
-        all.push((
-            format!("{prefix}.membership_total"),
-            hosts.all().len() as u64,
-        ));
-        all.push((format!("{prefix}.membership_healthy"), healthy as u64));
+        cluster_stats(cluster, &mut stats);
     }
-    HttpStats::for_each(|name, value| all.push((name, value)));
-    let table = shared.listeners.table();
+    HttpStats::for_each(|name, value| stats.add_dotted(name, value));
     let live = u64::from(shared.live.load(Ordering::Acquire));
-    all.extend([
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let updates = &shared.updates;
+    // table: scope, name, value
+    let process = [
+        ("cluster_manager", "active_clusters", clusters.len() as u64),
         (
-            "cluster_manager.active_clusters".to_owned(),
-            clusters.len() as u64,
-        ),
-        (
-            "cluster_manager.warming_clusters".to_owned(),
+            "cluster_manager",
+            "warming_clusters",
             shared.clusters.warming().len() as u64,
         ),
         (
-            "listener_manager.total_listeners_active".to_owned(),
-            table.listeners.len() as u64,
-        ),
-        ("listener_manager.workers_started".to_owned(), live),
-        ("server.concurrency".to_owned(), shared.concurrency as u64),
-        ("server.live".to_owned(), live),
-        ("server.state".to_owned(), if live == 1 { 0 } else { 3 }),
-        ("server.total_connections".to_owned(), shared.stats.active()),
-        ("server.uptime".to_owned(), shared.uptime().as_secs()),
-        (
-            "listener.downstream_cx_active".to_owned(),
-            shared.stats.active(),
+            "cluster_manager",
+            "cds.update_success",
+            load(&updates.clusters),
         ),
         (
-            "listener.downstream_cx_total".to_owned(),
-            shared.stats.total(),
+            "cluster_manager",
+            "cds.update_rejected",
+            load(&updates.clusters_rejected),
         ),
         (
-            "listener.no_filter_chain_match".to_owned(),
-            shared.stats.without_chain(),
+            "listener_manager",
+            "total_listeners_active",
+            shared.listeners.table().listeners.len() as u64,
+        ),
+        ("listener_manager", "workers_started", live),
+        (
+            "listener_manager",
+            "lds.update_success",
+            load(&updates.listeners),
         ),
         (
-            "cluster_manager.cds.update_success".to_owned(),
-            shared.updates.clusters.load(Ordering::Relaxed),
+            "listener_manager",
+            "lds.update_rejected",
+            load(&updates.listeners_rejected),
         ),
-        (
-            "cluster_manager.cds.update_rejected".to_owned(),
-            shared.updates.clusters_rejected.load(Ordering::Relaxed),
-        ),
-        (
-            "listener_manager.lds.update_success".to_owned(),
-            shared.updates.listeners.load(Ordering::Relaxed),
-        ),
-        (
-            "listener_manager.lds.update_rejected".to_owned(),
-            shared.updates.listeners_rejected.load(Ordering::Relaxed),
-        ),
-    ]);
-    all.sort();
-    all
+        ("server", "concurrency", shared.concurrency as u64),
+        ("server", "live", live),
+        ("server", "state", if live == 1 { 0 } else { 3 }),
+        ("server", "total_connections", shared.stats.active()),
+        ("server", "uptime", shared.uptime().as_secs()),
+    ];
+    for (scope, name, value) in process {
+        stats.add(Scope::Process(scope), name, value);
+    }
+    let all = Scope::Listener("all");
+    stats.add(all, "downstream_cx_active", shared.stats.active());
+    stats.add(all, "downstream_cx_total", shared.stats.total());
+    stats.add(all, "no_filter_chain_match", shared.stats.without_chain());
+    stats
 }
 
-/// Everything in Prometheus' text format: Istio's metrics as they are, the rest with `envoy_` in front.
+fn cluster_stats(cluster: &Cluster, stats: &mut Stats) {
+    let scope = Scope::Cluster(cluster.stat_name());
+    cluster
+        .stats
+        .for_each(|name, value| stats.add(scope, name, value));
+    let breaker = cluster.breaker(false);
+    stats.add(scope, "upstream_rq_active", breaker.requests.get().into());
+    stats.add(
+        scope,
+        "upstream_cx_active",
+        breaker.connections.get().into(),
+    );
+    stats.add(
+        scope,
+        "upstream_rq_pending_active",
+        breaker.pending.get().into(),
+    );
+    let hosts = cluster.hosts.load();
+    let healthy = hosts
+        .all()
+        .iter()
+        .filter(|host| host.is_available())
+        .count();
+    stats.add(scope, "membership_total", hosts.all().len() as u64);
+    stats.add(scope, "membership_healthy", healthy as u64);
+}
+
+/// Everything in Prometheus' text format: Istio's metrics, the process's, and Envoy's.
 pub(super) fn prometheus(shared: &Shared) -> String {
     let mut out = String::new();
     shared.istio.render(&mut out);
     meltemi_telemetry::istio::build_info("proxy", env!("CARGO_PKG_VERSION"), &mut out);
     meltemi_telemetry::process::render(&mut out);
-    let mut last = String::new();
-    for (name, value) in metrics(shared) {
-        if name.0 != last {
-            let kind = if name.2 { "gauge" } else { "counter" };
-            let _ = writeln!(out, "# TYPE {} {kind}", name.0);
-            last.clone_from(&name.0);
-        }
-        let _ = writeln!(out, "{}{{{}}} {value}", name.0, name.1);
-    }
+    stats(shared).prometheus(|_| true, &mut out);
     out
-}
-
-/// Name, labels, whether it is a gauge.
-type Metric = (String, String, bool);
-
-fn metrics(shared: &Shared) -> Vec<(Metric, u64)> {
-    let is_gauge = |name: &str| {
-        name.contains("active")
-            || name.contains("membership")
-            || name.starts_with("server.")
-            || name.contains("warming")
-    };
-    let mut all: Vec<(Metric, u64)> = counters(shared)
-        .into_iter()
-        .map(|(name, value)| {
-            let gauge = is_gauge(&name);
-            let (base, labels) = split_labels(&name);
-            (
-                (format!("envoy_{}", metric_name(&base)), labels, gauge),
-                value,
-            )
-        })
-        .collect();
-    all.sort();
-    all
-}
-
-/// Moves the variable part of a dotted name into a label.
-fn split_labels(name: &str) -> (String, String) {
-    if let Some(rest) = name.strip_prefix("cluster.")
-        && let Some((cluster, counter)) = rest.rsplit_once('.')
-    {
-        return (
-            format!("cluster_{counter}"),
-            format!("cluster_name=\"{}\"", cluster.trim_end_matches(';')),
-        );
-    }
-    if let Some(rest) = name.strip_prefix("http.")
-        && let Some((prefix, counter)) = rest.rsplit_once('.')
-    {
-        let labels = format!(
-            "http_conn_manager_prefix=\"{}\"",
-            prefix.trim_end_matches(';')
-        );
-        return (format!("http_{counter}"), labels);
-    }
-    (name.to_owned(), String::new())
-}
-
-fn metric_name(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-        .collect()
 }
 
 /// `/clusters`.

@@ -219,7 +219,7 @@ impl Subscription {
                 Err(error) => errors.push(error),
             }
         }
-        apply(&self.shared, change);
+        errors.extend(apply(&self.shared, change).iter().map(ToString::to_string));
         errors.extend(self.start_complete());
         errors
     }

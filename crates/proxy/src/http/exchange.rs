@@ -31,6 +31,9 @@ use crate::listener::HttpRuntime;
 use crate::state::Drain;
 use crate::worker::Worker;
 
+/// Time that idle connections to a replaced chain get (Istio's `drainDuration`).
+const RETIRED_IDLE: std::time::Duration = std::time::Duration::from_secs(45);
+
 /// What the exchanges of one connection share.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
@@ -71,24 +74,31 @@ impl Context {
         self.worker().shared.drain_state() != Drain::Off || *self.info.chain.retired.borrow()
     }
 
-    /// Ready when responses should end their connections.
+    /// Ready when responses should end their connections: the process drains, or the chain was replaced.
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
-        self.wait_for(Drain::Graceful)
-    }
-
-    /// Ready when idle connections should close.
-    pub(crate) fn closing(&self) -> impl Future<Output = ()> + use<> {
-        self.wait_for(Drain::Closing)
-    }
-
-    /// Ready when the process has come so far, or the chain was replaced.
-    fn wait_for(&self, state: Drain) -> impl Future<Output = ()> + use<> {
         let mut drain = self.worker().shared.drain();
         let mut retired = self.info.chain.retired.subscribe();
         async move {
             tokio::select! {
-                _ = drain.wait_for(|now| *now >= state) => {}
+                _ = drain.wait_for(|now| *now >= Drain::Graceful) => {}
                 _ = retired.wait_for(|retired| *retired) => {}
+            }
+        }
+    }
+
+    /// Ready when idle connections should close. A client that is about to reuse its connection to a replaced chain
+    /// would lose that request, so it is told by its next response and has the drain time for it.
+    pub(crate) fn closing(&self) -> impl Future<Output = ()> + use<> {
+        let mut drain = self.worker().shared.drain();
+        let mut retired = self.info.chain.retired.subscribe();
+        let replaced = async move {
+            let _ = retired.wait_for(|retired| *retired).await;
+            tokio::time::sleep(RETIRED_IDLE).await;
+        };
+        async move {
+            tokio::select! {
+                _ = drain.wait_for(|now| *now >= Drain::Closing) => {}
+                () = replaced => {}
             }
         }
     }
@@ -291,7 +301,7 @@ fn select(exchange: &mut Exchange, table: &RouteTable) -> Result<Arc<Route>, Rep
     Ok(route)
 }
 
-fn route_hash(exchange: &Exchange, route: &Route) -> Option<u64> {
+fn route_hash(exchange: &mut Exchange, route: &Route) -> Option<u64> {
     let Action::Forward(forward) = &route.action else {
         return None;
     };
@@ -305,7 +315,9 @@ fn route_hash(exchange: &Exchange, route: &Route) -> Option<u64> {
         connection: &connection,
         filter_state: &[],
     };
-    meltemi_traffic::hash::request_hash(&forward.hash, &exchange.request, &facts).hash
+    let found = meltemi_traffic::hash::request_hash(&forward.hash, &exchange.request, &facts);
+    exchange.cookie = found.set_cookie;
+    found.hash
 }
 
 /// Answers a request whose head could not be decoded, and records it.

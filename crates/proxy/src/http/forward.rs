@@ -41,6 +41,7 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 /// Largest response head from upstreams, as Envoy's default for HTTP/1.
 const MAX_RESPONSE_HEAD: usize = 80 * 1024;
@@ -75,6 +76,8 @@ struct Attempts {
     tried: Vec<u64>,
     retry: Option<Gauge>,
     high_priority: bool,
+    /// The last attempt took too long.
+    timed_out: bool,
 }
 
 /// Forwards a request and its response.
@@ -136,6 +139,7 @@ pub(crate) async fn run(
         tried: Vec::new(),
         retry: None,
         high_priority: forward.high_priority,
+        timed_out: false,
     };
     loop {
         exchange.attempts += 1;
@@ -235,6 +239,12 @@ impl Attempts {
                 .insert(ATTEMPT_COUNT, exchange.attempts.into());
         }
         filters::before_attempt(exchange, &host);
+        if plan.route.is_timeout_retry_header && self.timed_out {
+            exchange
+                .request
+                .headers
+                .insert(IS_TIMEOUT_RETRY, HeaderValue::from_static("true"));
+        }
         self.timeouts.start_attempt(self.policy.as_deref());
         let mut stream = self.open(exchange, down, &host).await?;
         let keep_peer = !exchange.context.hcm().access_log.is_empty()
@@ -462,6 +472,7 @@ impl Attempts {
 
     fn retry_failure(&mut self, exchange: &mut Exchange, failure: &Failure) -> Option<Duration> {
         let policy = self.policy.clone()?;
+        self.timed_out = matches!(failure, Failure::PerTryTimeout);
         let kind = match failure {
             Failure::Connect(ConnectError::Overflow) | Failure::Overflow => {
                 AttemptFailure::Overflow

@@ -59,6 +59,8 @@ pub(crate) struct Exchange {
     pub peer: Option<Peer>,
     /// The client asked for our metadata.
     pub propagate_metadata: bool,
+    /// `set-cookie` that the hash policy asks for.
+    pub cookie: Option<String>,
     /// There was no request that could be read: nothing of it is logged.
     pub refused: bool,
     recorded: bool,
@@ -119,6 +121,7 @@ impl Exchange {
             metadata: Metadata::default(),
             peer: None,
             propagate_metadata: false,
+            cookie: None,
             refused: false,
             recorded: false,
         }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_upstream::exchange::{
     BodyKind, Exchange as Stream, ResponseLength, ResponseStart, StreamError, content_length,
@@ -311,6 +311,11 @@ pub(super) fn send_head(
     }
     if plan.route.attempt_count_in_response {
         headers.insert(ATTEMPT_COUNT, exchange.attempts.into());
+    }
+    if let Some(cookie) = exchange.cookie.take()
+        && let Ok(cookie) = HeaderValue::from_str(&cookie)
+    {
+        headers.append(SET_COOKIE, cookie);
     }
     filters::on_response(exchange, plan, &mut headers);
     respond::change(exchange, plan.response_ops(), &mut headers);
