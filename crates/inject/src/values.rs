@@ -135,6 +135,8 @@ pub struct Proxy {
     pub engine: String,
     /// Path of the stock Envoy.
     pub engine_path: String,
+    /// Path of that program on the node, mounted into the proxy's container; wins over `enginePath`.
+    pub engine_host_path: String,
     /// Program that lifecycle hooks call to reach the agent.
     pub agent_command: String,
 }
@@ -168,6 +170,7 @@ impl Default for Proxy {
             mark_traffic: false,
             engine: String::new(),
             engine_path: String::new(),
+            engine_host_path: String::new(),
             agent_command: "meltemi".to_owned(),
         }
     }

@@ -221,6 +221,20 @@ fn a_pod_can_ask_for_a_stock_envoy() {
 }
 
 #[test]
+fn a_stock_envoy_of_the_node_is_mounted_into_the_proxy_only() {
+    let mut settings = Settings::default();
+    "envoy".clone_into(&mut settings.values.global.proxy.engine);
+    "/home/me/envoy".clone_into(&mut settings.values.global.proxy.engine_host_path);
+    let pod = injected(&pod(&json!({})), &settings);
+    let args = proxy(&pod)["args"].as_array().expect("arguments").clone();
+    assert_eq!(args.last(), Some(&json!("/run/meltemi-engine/envoy")));
+    let mounts = proxy(&pod)["volumeMounts"].to_string();
+    assert!(mounts.contains("/run/meltemi-engine/envoy"), "{mounts}");
+    let volumes = pod["spec"]["volumes"].to_string();
+    assert!(volumes.contains("/home/me/envoy"), "{volumes}");
+}
+
+#[test]
 fn an_unknown_template_is_refused_with_the_known_ones() {
     let pod = pod(&json!({"inject.istio.io/templates": "sidecars"}));
     let request = Request {

@@ -63,7 +63,7 @@ fn values(up: &Up) -> anyhow::Result<Values> {
         let path =
             std::fs::canonicalize(path).with_context(|| format!("Envoy {}", path.display()))?;
         "envoy".clone_into(&mut proxy.engine);
-        proxy.engine_path = path.display().to_string();
+        proxy.engine_host_path = path.display().to_string();
     }
     Ok(values)
 }

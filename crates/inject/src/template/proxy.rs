@@ -20,7 +20,7 @@ pub(super) fn container(context: &Context<'_>, role: &str) -> Value {
         "ports": [{"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}],
         "args": arguments(context, role),
         "env": env(context),
-        "volumeMounts": volumes::mounts(role),
+        "volumeMounts": volumes::mounts(context, role),
     });
     if !values.global.image_pull_policy.is_empty() {
         container["imagePullPolicy"] = json!(values.global.image_pull_policy);
@@ -97,16 +97,7 @@ fn arguments(context: &Context<'_>, role: &str) -> Vec<String> {
     if global.log_as_json {
         args.push("--log_as_json".to_owned());
     }
-    if context
-        .annotation("meltemi.io/engine")
-        .unwrap_or(&global.proxy.engine)
-        == "envoy"
-    {
-        let path = if global.proxy.engine_path.is_empty() {
-            "envoy"
-        } else {
-            &global.proxy.engine_path
-        };
+    if let Some(path) = volumes::engine(context) {
         args.extend(["--engine".to_owned(), path.to_owned()]);
     }
     args
