@@ -35,6 +35,8 @@ pub struct EngineOptions {
     pub concurrency: usize,
     /// SO_MARK of upstream connections.
     pub mark: Option<u32>,
+    /// Most downstream connections of the process.
+    pub max_connections: Option<u64>,
 }
 
 /// A change of configuration; everything in it takes effect together.
@@ -80,6 +82,9 @@ impl Engine {
         };
         let sockets = SocketDefaults { mark: options.mark };
         let shared = Shared::new(options.node, sockets, concurrency);
+        if let Some(max) = options.max_connections {
+            shared.stats.limit_connections(max);
+        }
         let mut workers = Vec::with_capacity(concurrency);
         for index in 0..concurrency {
             let shared = Arc::clone(&shared);

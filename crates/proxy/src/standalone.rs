@@ -135,6 +135,7 @@ pub fn run_static(config: StaticConfig) -> Result<(), ProxyError> {
             node,
             concurrency: config.concurrency,
             mark: config.mark,
+            max_connections: boot.max_connections,
         })?;
         let dump = Arc::new(Dump::default());
         dump.set_bootstrap(json);

@@ -10,12 +10,37 @@ use parking_lot::Mutex;
 /// Counters of the process.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
+    /// Most connections at once; unset is no limit.
+    max_connections: std::sync::OnceLock<u64>,
+    connections_refused: AtomicU64,
     connections_total: AtomicU64,
     connections_active: AtomicU64,
     no_filter_chain: AtomicU64,
 }
 
 impl Stats {
+    /// Sets the limit, once.
+    pub(crate) fn limit_connections(&self, max: u64) {
+        let _ = self.max_connections.set(max);
+    }
+
+    /// Whether one more connection may be served; counts a refusal.
+    pub(crate) fn admits_connection(&self) -> bool {
+        let admitted = self
+            .max_connections
+            .get()
+            .is_none_or(|max| self.active() < *max);
+        if !admitted {
+            self.connections_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// Connections refused by the limit.
+    pub(crate) fn refused(&self) -> u64 {
+        self.connections_refused.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn connection_opened(&self) {
         self.connections_total.fetch_add(1, Ordering::Relaxed);
         self.connections_active.fetch_add(1, Ordering::Relaxed);

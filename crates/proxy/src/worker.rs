@@ -153,6 +153,9 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener, address: BoundAdd
             Ok((stream, remote)) => {
                 let owner = worker.shared.listeners.look().owner(&address).cloned();
                 let Some(owner) = owner else { continue };
+                if !owner.config.ignore_global_limit && !worker.shared.stats.admits_connection() {
+                    continue;
+                }
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "client left before it was served");
                     continue;
@@ -178,6 +181,9 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener, address: BoundA
             Ok((stream, _)) => {
                 let owner = worker.shared.listeners.look().owner(&address).cloned();
                 let Some(owner) = owner else { continue };
+                if !owner.config.ignore_global_limit && !worker.shared.stats.admits_connection() {
+                    continue;
+                }
                 let served = Served::new(&worker);
                 tokio::task::spawn_local(accept::serve(
                     Rc::clone(&worker),

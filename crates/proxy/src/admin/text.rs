@@ -69,6 +69,7 @@ pub(super) fn stats(shared: &Shared) -> Stats {
     let all = Scope::Listener("all");
     stats.add(all, "downstream_cx_active", shared.stats.active());
     stats.add(all, "downstream_cx_total", shared.stats.total());
+    stats.add(all, "downstream_global_cx_overflow", shared.stats.refused());
     stats.add(all, "no_filter_chain_match", shared.stats.without_chain());
     stats
 }
