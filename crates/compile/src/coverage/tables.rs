@@ -308,7 +308,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
-        effective: "overprovisioning_factor",
+        effective: "overprovisioning_factor drop_overloads",
         not_yet: "",
         without_meaning: "endpoint_stale_after weighted_priority_health",
     },
