@@ -27,6 +27,7 @@ use super::logs::{LogQuery, LogReader};
 mod exec;
 mod port_forward;
 mod query;
+mod spdy;
 
 use query::Query;
 
@@ -186,7 +187,7 @@ async fn answer(kubelet: Arc<Kubelet>, request: Request<Incoming>) -> Response<B
             exec::start(&kubelet, place, &query, request)
         }
         (&Method::GET | &Method::POST, ["portForward", namespace, pod]) => {
-            port_forward::start(&kubelet, (namespace, pod), &query, request)
+            port_forward::start(&kubelet, (namespace, pod), request)
         }
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }

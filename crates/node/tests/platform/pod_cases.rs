@@ -35,6 +35,7 @@ pub(crate) const CASES: &[Case] = &[
         live_config_map,
     ),
     ("kubectl_runs_commands_in_a_container", exec),
+    ("kubectl_forwards_ports_of_a_pod", port_forward),
 ];
 
 fn opens_streams_by_name() {
@@ -339,4 +340,31 @@ fn exec() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+fn port_forward() {
+    let mut world = World::new();
+    world.create::<Pod>(role_pod("web", &["http", "8080"]));
+    world.ready("web");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("bound")
+        .port();
+    let spawned = std::process::Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(world.state.path().join("kubeconfig"))
+        .args(["port-forward", "web", &format!("{port}:8080")])
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    let Ok(mut kubectl) = spawned else {
+        crate::world::skip("kubectl is not there")
+    };
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    for _ in 0..20 {
+        let answer = eventually("the pod answers", || crate::world::get(address, "/"));
+        assert_eq!(answer, (200, "web".to_owned()));
+    }
+    kubectl.kill().expect("killable");
+    kubectl.wait().expect("waitable");
 }
