@@ -59,6 +59,8 @@ pub struct Balancer {
     policy: LbPolicy,
     fail_on_panic: bool,
     weights: Vec<u32>,
+    /// All hosts have one weight.
+    uniform: bool,
     loads: Loads,
     /// One for each priority.
     levels: Vec<Level>,
@@ -86,6 +88,8 @@ pub struct PickState {
     generation: u64,
     turns: AHashMap<SourceKey, u64>,
     schedules: AHashMap<SourceKey, Edf>,
+    /// Whether the hosts of a source have one weight.
+    equal: AHashMap<SourceKey, bool>,
     localities: AHashMap<(u32, usize), Edf>,
 }
 
@@ -139,6 +143,9 @@ impl Balancer {
                 .zone_aware
                 .is_some_and(|zone| zone.fail_traffic_on_panic),
             weights: hosts.iter().map(|host| host.weight).collect(),
+            uniform: hosts
+                .windows(2)
+                .all(|pair| pair[0].weight == pair[1].weight),
             loads,
             levels,
         }
@@ -150,6 +157,7 @@ impl Balancer {
             // Turns survive, so that an unrelated update does not restart the rotation; deadlines name old positions.
             state.generation = self.generation;
             state.schedules.clear();
+            state.equal.clear();
             state.localities.clear();
         }
         let mut chosen = self.pick_once(state, context, 0)?;
@@ -209,9 +217,11 @@ impl Balancer {
             return None;
         }
         let slow = slow_start(&self.policy);
-        let equal = hosts
-            .windows(2)
-            .all(|pair| self.weight(pair[0]) == self.weight(pair[1]));
+        let equal = self.uniform
+            || *state
+                .equal
+                .entry(key)
+                .or_insert_with(|| self.equal_weights(hosts));
         if matches!(
             self.policy,
             LbPolicy::RoundRobin(_) | LbPolicy::LeastRequest(_)
@@ -237,6 +247,12 @@ impl Balancer {
             _ => hosts[index((context.random)(), hosts.len())],
         };
         Some(position as usize)
+    }
+
+    fn equal_weights(&self, hosts: &[u32]) -> bool {
+        hosts
+            .windows(2)
+            .all(|pair| self.weight(pair[0]) == self.weight(pair[1]))
     }
 
     fn weight(&self, position: u32) -> u32 {
