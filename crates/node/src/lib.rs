@@ -5,8 +5,8 @@
 //! Kubernetes API, the pod network, the kubelet API. It never looks into the mesh: images come as a
 //! table, and no name of an image, host or test is known here.
 //!
-//! Parts: [`watches`] follows the API; [`controllers`] writes what Kubernetes' controllers write;
-//! [`kubelet`] runs pods; [`services`] does NAT, DNS and relays; [`startup`] puts them together in
+//! Parts: `watches` follows the API; `controllers` writes what Kubernetes' controllers write;
+//! `kubelet` runs pods; `services` does NAT, DNS and relays; `startup` puts them together in
 //! the order that namespaces need.
 
 mod controllers;

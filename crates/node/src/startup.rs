@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ const API_PORT: u16 = 6443;
 pub(crate) fn run(config: Config, images: &[BuiltinImage<'_>]) -> Result<(), Error> {
     let mode = privilege::enter()?;
     let spawner = SpawnerConfig {
-        own_binary: config.own_binary.clone(),
+        own_binary: pinned(&config),
         mode,
     };
     let spawner = fork_spawner(spawner).map_err(Error::Spawner)?;
@@ -61,6 +61,18 @@ pub(crate) fn run(config: Config, images: &[BuiltinImage<'_>]) -> Result<(), Err
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
     outcome
+}
+
+/// A second name for the binary, so that containers still start when the first one is replaced
+/// (by an upgrade or a build) while the platform runs. Where that cannot be made, the first name.
+fn pinned(config: &Config) -> PathBuf {
+    let name = config.state_dir.join("run/meltemi");
+    let _ = std::fs::create_dir_all(config.state_dir.join("run"));
+    let _ = std::fs::remove_file(&name);
+    match std::fs::hard_link(&config.own_binary, &name) {
+        Ok(()) => name,
+        Err(_) => config.own_binary.clone(),
+    }
 }
 
 /// Resolves at SIGTERM or SIGINT.

@@ -1,3 +1,5 @@
+//! What a status says for given facts.
+
 use super::*;
 use crate::kubelet::state::PodRuntime;
 use serde_json::json;
