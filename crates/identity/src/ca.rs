@@ -49,6 +49,7 @@ pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     files: CaFiles,
     not_after: SystemTime,
+    root_not_after: i64,
 }
 
 impl std::fmt::Debug for CertificateAuthority {
@@ -112,7 +113,10 @@ impl CertificateAuthority {
         })?;
         let signer = certificates("ca-cert.pem", &files.certificate)?;
         let facts = certificate_facts(&signer[0])?;
-        certificates("root-cert.pem", &files.root)?;
+        let mut root_not_after = i64::MAX;
+        for root in certificates("root-cert.pem", &files.root)? {
+            root_not_after = root_not_after.min(certificate_facts(&root)?.not_after);
+        }
         check_key_matches(&signer[0], &key)?;
         let issuer =
             Issuer::from_ca_cert_der(&signer[0], key).map_err(|error| IdentityError::Parse {
@@ -125,7 +129,16 @@ impl CertificateAuthority {
             issuer,
             files,
             not_after,
+            root_not_after,
         })
+    }
+
+    /// Unix times at which the first root and the signing certificate expire.
+    #[must_use]
+    pub fn expiry(&self) -> (i64, i64) {
+        let signer = self.not_after.duration_since(SystemTime::UNIX_EPOCH);
+        let signer = signer.map_or(0, |time| time.as_secs().cast_signed());
+        (self.root_not_after, signer)
     }
 
     /// The trust bundle that peers need, PEM.

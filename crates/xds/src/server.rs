@@ -1,7 +1,9 @@
 //! The gRPC service: one task for each stream, driven by requests and by new snapshots.
 //!
-//! A stream keeps no queue of pushes: when a snapshot arrives while one is being sent, the next push starts from
-//! the newest snapshot, so that a slow client gets one merged update. A dead stream ends with its task.
+//! A stream keeps no queue of pushes: a push starts when the client has taken everything that was sent before, and
+//! from the newest snapshot, so that a slow client gets one merged update. The task of a stream ends with it.
+
+mod variant;
 
 use std::{
     future::Future,
@@ -10,33 +12,36 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task,
     time::Duration,
 };
 
-use envoy_types::pb::{
-    envoy::{
-        config::core::v3::{ControlPlane, Node},
-        service::discovery::v3::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-            Resource as WireResource,
-            aggregated_discovery_service_server::{
-                AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-            },
+use envoy_types::pb::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        aggregated_discovery_service_server::{
+            AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
         },
     },
-    google::protobuf::Any,
 };
 use futures::{Stream, StreamExt};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
     resource::{Resource, ResourceType},
-    session::{Incoming, Outgoing, Protocol, Session, Source, SyncStatus},
+    session::{Names, Outgoing, Session, Source, SyncStatus},
 };
+use variant::{Delta, StateOfTheWorld, Wire};
 
-/// Responses that may wait for a slow client before its task waits too.
-const RESPONSE_QUEUE: usize = 16;
+/// Responses that may wait for a slow client before its task waits too: those of one push.
+const RESPONSE_QUEUE: usize = 8;
+/// A client that takes nothing for this long is dead; it reconnects and tells what it has.
+const SEND_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a push waits for a client to warm new clusters before it goes on.
 const WARMING_DEADLINE: Duration = Duration::from_secs(5);
 /// A client that opens a stream must say something within this time.
@@ -75,8 +80,14 @@ pub trait Generator: Send + Sync + 'static {
         snapshot: &Self::Snapshot,
         client: &Self::Client,
         kind: &ResourceType,
-        names: &crate::session::Names,
+        names: &Names,
     ) -> Vec<Arc<Resource>>;
+
+    /// A response with this many bytes of resources was handed to the transport.
+    fn sent(&self, _client: &Self::Client, _kind: &ResourceType, _bytes: usize) {}
+
+    /// A push of a new snapshot, which brought the client something, is complete.
+    fn pushed(&self, _client: &Self::Client, _snapshot: &Self::Snapshot) {}
 
     /// Told after each answer of a client: how far it is with a type, and why it refused.
     fn report(
@@ -87,7 +98,7 @@ pub trait Generator: Send + Sync + 'static {
         refusal: Option<&str>,
     );
 
-    /// The stream of a client has ended.
+    /// The stream of a client has ended. Called once for each client, also when its task is cut off.
     fn disconnected(&self, client: Self::Client);
 }
 
@@ -142,7 +153,8 @@ impl<G: Generator> AdsService<G> {
             session: Session::new(W::PROTOCOL, salt),
             responses: responses.clone(),
         };
-        tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             let peer = Peer {
                 metadata,
                 extensions,
@@ -150,14 +162,34 @@ impl<G: Generator> AdsService<G> {
             if let Err(status) = stream.run(requests, &peer).await {
                 tracing::debug!(%status, "discovery stream ended");
                 // The receiver is gone when the client hung up; then nobody needs the status.
-                let _ = responses.send(Err(status)).await;
+                let _ = tokio::time::timeout(SEND_DEADLINE, responses.send(Err(status))).await;
             }
         });
-        Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))
+        Box::pin(Responses {
+            receiver,
+            _task: task,
+        })
     }
 }
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The responses of a stream and the task that makes them, which ends with it.
+struct Responses<T> {
+    receiver: mpsc::Receiver<Result<T, Status>>,
+    _task: JoinSet<()>,
+}
+
+impl<T> Stream for Responses<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> task::Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(cx)
+    }
+}
 
 #[tonic::async_trait]
 impl<G: Generator> AggregatedDiscoveryService for AdsService<G> {
@@ -188,14 +220,46 @@ struct ClientStream<G: Generator, W: Wire> {
 
 struct View<'a, G: Generator> {
     generator: &'a G,
-    snapshot: G::Snapshot,
+    snapshot: &'a G::Snapshot,
     client: &'a G::Client,
 }
 
 impl<G: Generator> Source for View<'_, G> {
-    fn resources(&self, kind: &ResourceType, names: &crate::session::Names) -> Vec<Arc<Resource>> {
+    fn resources(&self, kind: &ResourceType, names: &Names) -> Vec<Arc<Resource>> {
         self.generator
-            .resources(&self.snapshot, self.client, kind, names)
+            .resources(self.snapshot, self.client, kind, names)
+    }
+}
+
+/// A connected client; the generator hears of its end however it comes.
+struct Connected<G: Generator> {
+    generator: Arc<G>,
+    client: Option<G::Client>,
+}
+
+impl<G: Generator> Connected<G> {
+    fn client(&self) -> &G::Client {
+        self.client.as_ref().expect("taken only by drop")
+    }
+
+    fn client_mut(&mut self) -> &mut G::Client {
+        self.client.as_mut().expect("taken only by drop")
+    }
+
+    fn view<'a>(&'a self, snapshot: &'a G::Snapshot) -> View<'a, G> {
+        View {
+            generator: &self.generator,
+            snapshot,
+            client: self.client(),
+        }
+    }
+}
+
+impl<G: Generator> Drop for Connected<G> {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            self.generator.disconnected(client);
+        }
     }
 }
 
@@ -211,50 +275,54 @@ impl<G: Generator, W: Wire> ClientStream<G, W> {
         };
         let node = W::node(&mut first)
             .ok_or_else(|| Status::invalid_argument("the first request carries no node"))?;
-        let mut client = self.generator.connect(node, peer).await?;
-        let result = self.serve(first, requests, &mut client).await;
-        self.generator.disconnected(client);
-        result
+        let client = self.generator.connect(node, peer).await?;
+        let connected = Connected {
+            generator: Arc::clone(&self.generator),
+            client: Some(client),
+        };
+        self.serve(first, requests, connected).await
     }
 
     async fn serve(
         &mut self,
         first: W::Request,
         mut requests: Streaming<W::Request>,
-        client: &mut G::Client,
+        mut connected: Connected<G>,
     ) -> Result<(), Status> {
         let generator = Arc::clone(&self.generator);
         let mut snapshots = generator.snapshots();
         let mut snapshot = snapshots.borrow_and_update().clone();
-        self.generator.refresh(client, &snapshot);
-        self.request(first, &snapshot, client).await?;
+        generator.refresh(connected.client_mut(), &snapshot);
+        self.request(first, &snapshot, &connected).await?;
         let mut deadline = tokio::time::Instant::now();
+        let mut pushing = false;
         loop {
             let waiting = self.session.is_waiting();
+            if pushing && !waiting {
+                pushing = false;
+                generator.pushed(connected.client(), &snapshot);
+            }
             tokio::select! {
                 biased; // requests first: an answer may be what the pending push waits for
                 request = requests.next() => match request.transpose()? {
-                    Some(request) => self.request(request, &snapshot, client).await?,
+                    Some(request) => self.request(request, &snapshot, &connected).await?,
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(deadline), if waiting => {
                     tracing::debug!("a client did not warm its clusters in time; the push goes on");
-                    let view = View { generator: &*generator, snapshot: snapshot.clone(), client };
-                    let out = self.session.give_up_waiting(&view);
-                    self.send(out).await?;
+                    let out = self.session.give_up_waiting(&connected.view(&snapshot));
+                    self.send(out, &connected).await?;
                 }
-                changed = snapshots.changed(), if !waiting => {
-                    if changed.is_err() {
-                        return Err(Status::unavailable("the control plane is shutting down"));
-                    }
+                changed = newer(&self.responses, &mut snapshots), if !waiting => {
+                    changed?;
                     let permit = Arc::clone(&self.pushes).acquire_owned().await;
                     snapshot = snapshots.borrow_and_update().clone();
-                    self.generator.refresh(client, &snapshot);
-                    let view = View { generator: &*generator, snapshot: snapshot.clone(), client };
-                    let out = self.session.push(&view);
+                    generator.refresh(connected.client_mut(), &snapshot);
+                    let out = self.session.push(&connected.view(&snapshot));
                     drop(permit);
                     deadline = tokio::time::Instant::now() + WARMING_DEADLINE;
-                    self.send(out).await?;
+                    pushing = !out.is_empty();
+                    self.send(out, &connected).await?;
                 }
             }
         }
@@ -264,134 +332,49 @@ impl<G: Generator, W: Wire> ClientStream<G, W> {
         &mut self,
         request: W::Request,
         snapshot: &G::Snapshot,
-        client: &G::Client,
+        connected: &Connected<G>,
     ) -> Result<(), Status> {
         let (kind, incoming) = W::incoming(request);
         let answered = !incoming.nonce.is_empty();
-        let generator = Arc::clone(&self.generator);
-        let view = View {
-            generator: &*generator,
-            snapshot: snapshot.clone(),
-            client,
-        };
-        let out = self.session.request(&kind, incoming, &view);
+        let out = self
+            .session
+            .request(&kind, incoming, &connected.view(snapshot));
         if answered
             && let Some((kind, status, refusal)) =
                 self.session.status().find(|(known, ..)| **known == kind)
         {
-            generator.report(client, kind, status, refusal);
+            self.generator
+                .report(connected.client(), kind, status, refusal);
         }
-        self.send(out).await
+        self.send(out, connected).await
     }
 
-    async fn send(&self, out: Vec<Outgoing>) -> Result<(), Status> {
+    async fn send(&self, out: Vec<Outgoing>, connected: &Connected<G>) -> Result<(), Status> {
         for message in out {
-            let gone = |_| Status::cancelled("the client is gone");
-            self.responses
-                .send(Ok(W::response(message)))
+            let kind = message.kind.clone();
+            let bytes = message.resources.iter().map(|one| one.body.len()).sum();
+            let sending = self.responses.send(Ok(W::response(message)));
+            tokio::time::timeout(SEND_DEADLINE, sending)
                 .await
-                .map_err(gone)?;
+                .map_err(|_| Status::deadline_exceeded("the client took nothing for 60 s"))?
+                .map_err(|_| Status::cancelled("the client is gone"))?;
+            self.generator.sent(connected.client(), &kind, bytes);
         }
         Ok(())
     }
 }
 
-/// How one variant looks on the wire.
-trait Wire: Send + 'static {
-    const PROTOCOL: Protocol;
-    type Request: Send + 'static;
-    type Response: Send + 'static;
-    fn node(request: &mut Self::Request) -> Option<Node>;
-    fn incoming(request: Self::Request) -> (ResourceType, Incoming);
-    fn response(message: Outgoing) -> Self::Response;
-}
-
-struct StateOfTheWorld;
-struct Delta;
-
-fn control_plane() -> Option<ControlPlane> {
-    Some(ControlPlane {
-        identifier: concat!("meltemi/", env!("CARGO_PKG_VERSION")).to_owned(),
-    })
-}
-
-fn any(kind: &ResourceType, resource: &Resource) -> Any {
-    Any {
-        type_url: kind.url().to_owned(),
-        value: resource.body.to_vec(),
-    }
-}
-
-impl Wire for StateOfTheWorld {
-    const PROTOCOL: Protocol = Protocol::StateOfTheWorld;
-    type Request = DiscoveryRequest;
-    type Response = DiscoveryResponse;
-
-    fn node(request: &mut Self::Request) -> Option<Node> {
-        request.node.take()
-    }
-
-    fn incoming(request: Self::Request) -> (ResourceType, Incoming) {
-        let incoming = Incoming {
-            nonce: request.response_nonce,
-            error: request.error_detail.map(|status| status.message),
-            subscribe: request.resource_names,
-            ..Incoming::default()
-        };
-        (ResourceType::from_url(&request.type_url), incoming)
-    }
-
-    fn response(message: Outgoing) -> Self::Response {
-        DiscoveryResponse {
-            version_info: message.nonce.clone(),
-            resources: message
-                .resources
-                .iter()
-                .map(|resource| any(&message.kind, resource))
-                .collect(),
-            type_url: message.kind.url().to_owned(),
-            nonce: message.nonce,
-            control_plane: control_plane(),
-            ..DiscoveryResponse::default()
-        }
-    }
-}
-
-impl Wire for Delta {
-    const PROTOCOL: Protocol = Protocol::Delta;
-    type Request = DeltaDiscoveryRequest;
-    type Response = DeltaDiscoveryResponse;
-
-    fn node(request: &mut Self::Request) -> Option<Node> {
-        request.node.take()
-    }
-
-    fn incoming(request: Self::Request) -> (ResourceType, Incoming) {
-        let incoming = Incoming {
-            nonce: request.response_nonce,
-            error: request.error_detail.map(|status| status.message),
-            subscribe: request.resource_names_subscribe,
-            unsubscribe: request.resource_names_unsubscribe,
-            known: request.initial_resource_versions,
-        };
-        (ResourceType::from_url(&request.type_url), incoming)
-    }
-
-    fn response(message: Outgoing) -> Self::Response {
-        let wire = |resource: &Arc<Resource>| WireResource {
-            name: resource.name.to_string(),
-            version: resource.version_text(),
-            resource: Some(any(&message.kind, resource)),
-            ..WireResource::default()
-        };
-        DeltaDiscoveryResponse {
-            system_version_info: message.nonce.clone(),
-            resources: message.resources.iter().map(wire).collect(),
-            removed_resources: message.removed.iter().map(ToString::to_string).collect(),
-            type_url: message.kind.url().to_owned(),
-            nonce: message.nonce.clone(),
-            control_plane: control_plane(),
-            ..DeltaDiscoveryResponse::default()
-        }
-    }
+/// Resolves when the client has taken what was sent and there is a newer snapshot. Cancel-safe.
+async fn newer<T, S>(
+    responses: &mpsc::Sender<T>,
+    snapshots: &mut watch::Receiver<S>,
+) -> Result<(), Status> {
+    responses
+        .reserve_many(RESPONSE_QUEUE)
+        .await
+        .map_err(|_| Status::cancelled("the client is gone"))?;
+    snapshots
+        .changed()
+        .await
+        .map_err(|_| Status::unavailable("the control plane is shutting down"))
 }

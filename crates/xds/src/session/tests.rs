@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use super::*;
 
 /// A world of named texts; a cluster `c` waits for endpoints `c` unless its text says `static`.
