@@ -192,7 +192,11 @@ async fn run(
         table,
         hash,
     };
-    filters::run(exchange, down, &plan, idle).await?;
+    match filters::run(exchange, down, &plan, idle).await {
+        Ok(()) => {}
+        Err(filters::Stop::Reply(reply)) => return Err(reply),
+        Err(filters::Stop::ClientGone(error)) => return Ok(Ended::ClientGone(error)),
+    }
     match &route.action {
         Action::Redirect(redirect) => {
             let scheme: &[u8] = if forwarded_https(&exchange.request) {

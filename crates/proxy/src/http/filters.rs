@@ -3,7 +3,9 @@
 //! Each arm asks `traffic` for a decision and carries it out; Istio's filters also act before an attempt
 //! ([`before_attempt`]), on the response ([`on_response`]) and at the end ([`report`]).
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -23,22 +25,36 @@ use meltemi_traffic::mutation::HeaderOp;
 use meltemi_traffic::rbac::{AuthzFacts, DENIED_BODY, RbacFilter};
 use meltemi_upstream::cluster::{Cluster, Host};
 
-use super::downstream::Downstream;
+use super::downstream::{ClientError, Downstream};
 use super::exchange::Plan;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;
 
+/// Why a request goes no further than the filters.
+pub(crate) enum Stop {
+    /// A filter refuses or answers.
+    Reply(Reply),
+    /// The client left while a filter made it wait.
+    ClientGone(ClientError),
+}
+
+impl From<Reply> for Stop {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(reply)
+    }
+}
+
 /// Lets every filter see the request.
 ///
 /// # Errors
-/// The reply of the filter that refuses or answers.
+/// The reply of the filter that refuses or answers, or the client's end.
 pub(crate) async fn run(
     exchange: &mut Exchange,
     down: &mut Downstream<'_>,
     plan: &Plan,
     idle: &mut IdleTimer,
-) -> Result<(), Reply> {
+) -> Result<(), Stop> {
     let hcm = Arc::clone(exchange.context.hcm());
     for filter in &hcm.filters {
         let setting = plan.overrides().get(&filter.name);
@@ -66,7 +82,7 @@ pub(crate) async fn run(
                 {
                     let mut reply = Reply::new(StatusCode::OK, "", "cors_response");
                     reply.headers.extend(headers);
-                    return Err(reply);
+                    return Err(reply.into());
                 }
             }
             (HttpFilterKind::HeaderMutation(own), setting) => {
@@ -136,16 +152,15 @@ async fn inject(
     fault: &Fault,
     down: &mut Downstream<'_>,
     idle: &mut IdleTimer,
-) -> Result<(), Reply> {
+) -> Result<(), Stop> {
     let plan = fault.plan(&exchange.request, &exchange.cluster_name, || {
         fastrand::u64(..)
     });
     if let Some(delay) = plan.delay {
         exchange.flags.add(ResponseFlags::DELAY_INJECTED);
-        tokio::time::sleep(delay).await;
+        wait(delay, down).await.map_err(Stop::ClientGone)?;
         idle.touch();
     }
-    let _ = down;
     let abort = |status: StatusCode| {
         Reply::new(status, ABORT_BODY, "fault_filter_abort").flag(ResponseFlags::FAULT_INJECTED)
     };
@@ -153,15 +168,31 @@ async fn inject(
         None | Some(AbortKind::FromHeader) => Ok(()),
         Some(AbortKind::Http(status)) => Err(abort(
             StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
-        )),
+        )
+        .into()),
         Some(AbortKind::Grpc(status)) => {
             let http = meltemi_traffic::access::http_status_of(status);
             let mut reply =
                 abort(StatusCode::from_u16(http).unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
             reply.grpc_status = Some(status);
-            Err(reply)
+            Err(reply.into())
         }
     }
+}
+
+/// Waits, unless the client leaves. Over HTTP/1 that shows only once its body has been taken.
+async fn wait(delay: Duration, down: &mut Downstream<'_>) -> Result<(), ClientError> {
+    let mut pause = std::pin::pin!(tokio::time::sleep(delay));
+    std::future::poll_fn(|cx| {
+        if pause.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if down.is_http2() || down.body_finished() {
+            return down.poll_gone(cx).map(Err);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Reads who the client is from its sidecar's headers, which end here.

@@ -155,3 +155,40 @@ async fn an_answer_that_is_cut_short_is_uc_after_its_status_and_the_client_learn
         assert_eq!(log.lines().count(), 1, "{log}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_during_an_injected_delay_is_recorded_at_once_and_nothing_is_sent_for_it()
+ {
+    let routes = r#"{ match: { path: "/now" }, direct_response: { status: 200 } }, { match: { path: "/late" }, route: { cluster: peer }, typed_per_filter_config: { envoy.filters.http.fault: { "@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, delay: { fixed_delay: 3600s, percentage: { numerator: 100 } } } } }"#;
+    for version in BOTH {
+        let app = backend(|_| async { panic!("nobody asked") }).await;
+        let pair = Pair::start(Hop::Same, app, routes);
+        let lines = match version {
+            Version::Http1 => {
+                let mut client = pair.outbound.connect().await;
+                let request = b"GET /late HTTP/1.1\r\nHost: server.test\r\n\r\n";
+                client.write_all(request).await.unwrap();
+                1
+            }
+            Version::Http2 => {
+                let mut client = Client::connect(&pair.outbound, version).await;
+                let late = Request::get("http://server.test/late").body(full(""));
+                let late = client.send(late.unwrap());
+                let late = tokio::time::timeout(std::time::Duration::ZERO, late).await;
+                assert!(late.is_err(), "it is delayed");
+                // Frames arrive in their order: this answer shows that the other request was there and was reset.
+                assert_eq!(client.get("/now").await.status, 200);
+                2
+            }
+        };
+        let log = pair.outbound_log(lines).await;
+        let late = log.iter().find(|line| line.contains(" /late ")).unwrap();
+        let start = format!("GET /late {} 0 D", version.name());
+        assert!(late.starts_with(&start) && late.contains("DI"), "{late}");
+        let (outbound, inbound) = pair.stop().await;
+        assert_eq!(
+            (outbound.lines().count(), inbound.lines().count()),
+            (lines, 0)
+        );
+    }
+}
