@@ -144,22 +144,8 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
             .headers
             .get(http::header::EXPECT)
             .is_some_and(|value| value == "100-continue");
-        if expects && !hcm.proxy_100_continue {
-            // Answered here and not passed on; the body may come at once.
-            let nothing = http::HeaderMap::new();
-            conn.send_response(
-                http::StatusCode::CONTINUE,
-                &nothing,
-                ResponseBody::Unannounced,
-                None,
-                false,
-            );
-            if std::future::poll_fn(|cx| conn.poll_flush(cx))
-                .await
-                .is_err()
-            {
-                break;
-            }
+        if expects && !hcm.proxy_100_continue && tell_to_continue(&mut conn).await.is_err() {
+            break;
         }
         let mut down = Downstream::Http1(Http1Side {
             head_request: request.method == http::Method::HEAD,
@@ -176,6 +162,13 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
         conn.release_buffers();
     }
     close(conn, hcm.delayed_close_timeout).await;
+}
+
+/// Answers `Expect` here, so that it is not passed on; the body may come at once.
+async fn tell_to_continue(conn: &mut Conn) -> std::io::Result<()> {
+    let (status, nothing) = (http::StatusCode::CONTINUE, http::HeaderMap::new());
+    conn.send_response(status, &nothing, ResponseBody::Unannounced, None, false);
+    std::future::poll_fn(|cx| conn.poll_flush(cx)).await
 }
 
 /// Waits for the next head. While nothing of it has arrived, idleness and drain end the connection.

@@ -1,5 +1,7 @@
 //! The agent's configuration, read from the variables that Istio's injection template sets.
 
+mod environment;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::standalone::ProxyError;
 use crate::state::NodeIdentity;
+use environment::{Settings, Variables, downward_file};
 
 /// Time between SIGTERM and the end (`terminationDrainDuration`).
 const DRAIN: Duration = Duration::from_secs(5);
@@ -111,65 +114,20 @@ impl AgentConfig {
         concurrency: usize,
         vars: &HashMap<String, String>,
     ) -> Result<Self, ProxyError> {
-        let required = |variable: &'static str| match vars.get(variable) {
-            Some(value) if !value.is_empty() => Ok(value.clone()),
-            _ => Err(ProxyError::Environment {
-                variable,
-                problem: "is not set".to_owned(),
-            }),
-        };
-        let wrong =
-            |variable: &'static str, problem: String| ProxyError::Environment { variable, problem };
-        let parse_json =
-            |variable: &'static str| match vars.get(variable).filter(|text| !text.is_empty()) {
-                Some(text) => serde_json::from_str::<Value>(text)
-                    .map(Some)
-                    .map_err(|error| wrong(variable, format!("is no JSON: {error}"))),
-                None => Ok(None),
-            };
-        let address = required("INSTANCE_IP")?;
-        let first = address
-            .split(',')
-            .next()
-            .unwrap_or_default()
-            .trim()
+        let vars = Variables(vars);
+        let settings = Settings::read(&vars)?;
+        let namespace = vars.required("POD_NAMESPACE")?;
+        let discovery = settings
+            .text("discoveryAddress")
+            .unwrap_or(DISCOVERY)
             .to_owned();
-        let address = first
-            .parse()
-            .map_err(|_| wrong("INSTANCE_IP", format!("is no IP address: {first}")))?;
-        let mark = match vars.get("MELTEMI_SO_MARK").filter(|text| !text.is_empty()) {
-            Some(text) => Some(
-                text.parse()
-                    .map_err(|_| wrong("MELTEMI_SO_MARK", format!("is no number: {text}")))?,
-            ),
-            None => None,
-        };
-        let proxy_config = parse_json("PROXY_CONFIG")?.unwrap_or_else(|| json!({}));
-        let namespace = required("POD_NAMESPACE")?;
-        let in_config = |key: &str| {
-            proxy_config
-                .get(key)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
-        let discovery = in_config("discoveryAddress")
-            .unwrap_or_else(|| "istiod.istio-system.svc:15012".to_owned());
-        let port = |key: &str, default: u16| {
-            let number = proxy_config.get(key).and_then(Value::as_u64);
-            number
-                .and_then(|number| u16::try_from(number).ok())
-                .unwrap_or(default)
-        };
-        let configured = proxy_config
-            .get("concurrency")
-            .and_then(Value::as_u64)
-            .and_then(|n| usize::try_from(n).ok());
-        let drain = in_config("terminationDrainDuration")
-            .and_then(|text| meltemi_names::parse_duration(&text).ok());
+        let drain = settings.text("terminationDrainDuration");
+        let drain = drain.and_then(|text| meltemi_names::parse_duration(text).ok());
+        let configured = settings.number("concurrency").unwrap_or(DEFAULT_WORKERS);
         Ok(Self {
             role,
             concurrency: if concurrency == 0 {
-                configured.unwrap_or(DEFAULT_WORKERS)
+                configured
             } else {
                 concurrency
             },
@@ -178,38 +136,28 @@ impl AgentConfig {
             } else {
                 domain.to_owned()
             },
-            pod_name: required("POD_NAME")?,
-            address,
-            service_account: vars
-                .get("SERVICE_ACCOUNT")
-                .cloned()
-                .unwrap_or_else(|| "default".to_owned()),
+            pod_name: vars.required("POD_NAME")?,
+            address: vars.address("INSTANCE_IP")?,
+            service_account: vars.or("SERVICE_ACCOUNT", "default"),
             labels: downward_file(POD_LABELS),
             annotations: downward_file(POD_ANNOTATIONS),
-            metadata: metadata_of(vars),
-            ca_address: vars
-                .get("CA_ADDR")
-                .filter(|text| !text.is_empty())
-                .cloned()
-                .unwrap_or_else(|| discovery.clone()),
+            metadata: vars.metadata(),
+            ca_address: vars.or("CA_ADDR", &discovery),
             discovery_address: discovery,
             token: TOKEN.into(),
             root_cert: ROOT_CERT.into(),
-            mark,
+            mark: vars.number("MELTEMI_SO_MARK")?,
             ports: Ports {
-                admin: port("proxyAdminPort", ports::ADMIN),
-                agent: port("statusPort", ports::AGENT),
+                admin: settings.port("proxyAdminPort", ports::ADMIN),
+                agent: settings.port("statusPort", ports::AGENT),
                 health: ports::STATUS,
                 metrics: ports::PROMETHEUS,
             },
-            probes: match parse_json("ISTIO_KUBE_APP_PROBERS")? {
-                Some(Value::Object(probes)) => probes,
-                _ => Map::new(),
-            },
-            app_metrics: parse_json("ISTIO_PROMETHEUS_ANNOTATIONS")?,
+            probes: vars.object("ISTIO_KUBE_APP_PROBERS")?,
+            app_metrics: vars.json("ISTIO_PROMETHEUS_ANNOTATIONS")?,
             drain: drain.unwrap_or(DRAIN),
             grace: GRACE,
-            proxy_config,
+            proxy_config: settings.0,
             namespace,
         })
     }
@@ -317,36 +265,14 @@ impl AgentConfig {
     }
 }
 
+/// Where the control plane is unless something else is configured.
+const DISCOVERY: &str = "istiod.istio-system.svc:15012";
 /// Istio's default for sidecars without a CPU limit.
 const DEFAULT_WORKERS: usize = 2;
 
 /// The host part of `host:port`.
 pub(crate) fn host_of(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host)
-}
-
-fn metadata_of(vars: &HashMap<String, String>) -> BTreeMap<String, String> {
-    let named = vars.iter().filter_map(|(key, value)| {
-        Some((key.strip_prefix("ISTIO_META_")?.to_owned(), value.clone()))
-    });
-    named.collect()
-}
-
-/// Reads a downward API file: `key="value"` on each line.
-fn downward_file(path: &str) -> BTreeMap<String, String> {
-    std::fs::read_to_string(path)
-        .map(|text| parse_downward(&text))
-        .unwrap_or_default()
-}
-
-fn parse_downward(text: &str) -> BTreeMap<String, String> {
-    let pairs = text.lines().filter_map(|line| {
-        let (key, quoted) = line.split_once('=')?;
-        let value = serde_json::from_str::<String>(quoted)
-            .unwrap_or_else(|_| quoted.trim_matches('"').to_owned());
-        Some((key.to_owned(), value))
-    });
-    pairs.collect()
 }
 
 fn to_struct(fields: Map<String, Value>) -> meltemi_proto::google::protobuf::Struct {
@@ -419,13 +345,6 @@ mod tests {
         let error =
             AgentConfig::from_environment(Role::Sidecar, "", 0, &vars(&[("POD_NAMESPACE", "a")]))
                 .unwrap_err();
-        assert_eq!(error.to_string(), "INSTANCE_IP is not set");
-    }
-
-    #[test]
-    fn downward_files_are_read_line_by_line() {
-        let labels = parse_downward("app=\"reviews\"\nversion=\"v1\"\nnote=\"a\\\"b\"\n");
-        assert_eq!(labels["app"], "reviews");
-        assert_eq!(labels["note"], "a\"b");
+        assert_eq!(error.to_string(), "POD_NAME is not set");
     }
 }

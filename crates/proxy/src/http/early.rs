@@ -383,6 +383,16 @@ fn forwarded(
             .insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
         return;
     }
+    remove_control(hcm, request, early, present);
+}
+
+/// Control headers are for internal requests; the edge also says who the outside client is.
+fn remove_control(
+    hcm: &ConnectionManager,
+    request: &mut Request,
+    early: &Early,
+    present: &Present,
+) {
     let edge = hcm.use_remote_address;
     if present.envoy {
         request.headers.remove(X_ENVOY_INTERNAL);

@@ -3,7 +3,9 @@
 //! [`run`] prepares the request once, then loops over attempts. [`pump`] moves bytes; [`timeouts`] says how long.
 //! Deciding whether an attempt is worth another is `traffic`'s.
 
+mod failure;
 mod mirror;
+mod prepare;
 mod pump;
 mod timeouts;
 
@@ -28,43 +30,22 @@ use meltemi_upstream::exchange::{Exchange as Stream, Outgoing, ResponseStart, St
 use meltemi_upstream::pool::ConnectionNeeds;
 use meltemi_wire::http1::head::HeadLimits;
 
-use super::downstream::{ClientError, Downstream};
+use super::downstream::Downstream;
 use super::exchange::{Ended, Plan};
 use super::filters;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;
+use failure::{Failure, connect_failure, stream_failure};
 use pump::{RequestBody, Waited};
 use timeouts::Timeouts;
 
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 /// Largest response head from upstreams, as Envoy's default for HTTP/1.
 const MAX_RESPONSE_HEAD: usize = 80 * 1024;
 /// Envoy's default `max_headers_count`.
 const MAX_RESPONSE_HEADERS: usize = 100;
-
-/// Why an attempt gave no response.
-#[derive(Debug)]
-enum Failure {
-    Client(ClientError),
-    NoHost,
-    Overflow,
-    Connect(ConnectError),
-    Stream {
-        error: StreamError,
-        request_sent: bool,
-    },
-    Timeout,
-    PerTryTimeout,
-    Idle {
-        request_complete: bool,
-    },
-}
 
 /// What the attempts of one exchange share.
 struct Attempts {
@@ -91,56 +72,11 @@ pub(crate) async fn run(
     forward: &Forward,
     idle: &mut IdleTimer,
 ) -> Result<Ended, Reply> {
-    let Some(cluster) = exchange.cluster.clone() else {
-        exchange
-            .context
-            .runtime()
-            .stats
-            .no_cluster
-            .fetch_add(1, Ordering::Relaxed);
-        return Err(Reply::no_cluster(forward.cluster_not_found));
-    };
-    if cluster.hosts.load().drops_request() {
-        let reply = Reply::new(http::StatusCode::SERVICE_UNAVAILABLE, "", "drop_overload");
-        return Err(reply.flag(ResponseFlags::DROP_OVERLOAD));
-    }
-    let breaker = cluster.breaker(forward.high_priority);
-    let Some(_running) = breaker.requests.admit(breaker.limits.max_requests) else {
-        cluster
-            .stats
-            .rq_pending_overflow
-            .fetch_add(1, Ordering::Relaxed);
-        return Err(Reply::overflow());
-    };
-    let timeouts = Timeouts::new(exchange, forward);
-    prepare(exchange, plan, forward, &timeouts);
-    let policy = forward
-        .retry
-        .clone()
-        .filter(|policy| policy.covers(&exchange.request));
-    let policy = policy.filter(|_| exchange.early.upgrade.is_none());
-    let limit = plan
-        .route
-        .retry_buffer_limit
-        .unwrap_or_else(|| u64::from(exchange.context.info().listener.config.buffer_limit));
-    let mut body = RequestBody::new(exchange.request.body, policy.is_some(), limit);
-    if exchange.early.upgrade.is_none() {
-        body.mirror_to(mirror::start(exchange, forward));
-    }
+    let (cluster, _running) = admit(exchange, forward)?;
+    let mut attempts = Attempts::new(exchange, plan, forward, cluster);
     if let Some(limit) = forward.idle_timeout {
         idle.set_limit(limit);
     }
-    let mut attempts = Attempts {
-        cluster,
-        policy,
-        extra: RequestRetry::default(),
-        timeouts,
-        body,
-        tried: Vec::new(),
-        retry: None,
-        high_priority: forward.high_priority,
-        timed_out: false,
-    };
     loop {
         exchange.attempts += 1;
         attempts.body.rewind();
@@ -172,44 +108,54 @@ pub(crate) async fn run(
     }
 }
 
-/// Header changes, rewrites and control headers, once for all attempts.
-fn prepare(exchange: &mut Exchange, plan: &Plan, forward: &Forward, timeouts: &Timeouts) {
-    plan.change_request(exchange);
-    let suppress = exchange.context.runtime().suppress_envoy_headers;
-    let request = &mut exchange.request;
-    let host = match plan.entry().and_then(|entry| entry.host_rewrite.as_ref()) {
-        Some(host) => Some(host.as_bytes().to_vec()),
-        None => forward.host_rewrite.apply(request, None),
+/// The cluster, with room for one more request.
+fn admit(exchange: &Exchange, forward: &Forward) -> Result<(Arc<Cluster>, Gauge), Reply> {
+    let Some(cluster) = exchange.cluster.clone() else {
+        let stats = &exchange.context.runtime().stats;
+        stats.no_cluster.fetch_add(1, Ordering::Relaxed);
+        return Err(Reply::no_cluster(forward.cluster_not_found));
     };
-    if let Some(host) = host {
-        if forward.append_forwarded_host
-            && let Ok(original) = HeaderValue::from_maybe_shared(request.authority.clone())
-        {
-            request.headers.append(FORWARDED_HOST, original);
-        }
-        if !suppress && let Ok(original) = HeaderValue::from_maybe_shared(request.authority.clone())
-        {
-            request.headers.insert(ORIGINAL_HOST, original);
-        }
-        request.set_authority(&host);
+    if cluster.hosts.load().drops_request() {
+        let reply = Reply::new(http::StatusCode::SERVICE_UNAVAILABLE, "", "drop_overload");
+        return Err(reply.flag(ResponseFlags::DROP_OVERLOAD));
     }
-    if let Some(path) = forward
-        .path_rewrite
-        .apply(&plan.route.matches.path, &request.path)
-    {
-        if !suppress && let Ok(original) = HeaderValue::from_maybe_shared(request.path.clone()) {
-            request.headers.insert(ORIGINAL_PATH, original);
+    let breaker = cluster.breaker(forward.high_priority);
+    match breaker.requests.admit(breaker.limits.max_requests) {
+        Some(running) => Ok((cluster, running)),
+        None => {
+            let refused = &cluster.stats.rq_pending_overflow;
+            refused.fetch_add(1, Ordering::Relaxed);
+            Err(Reply::overflow())
         }
-        request.path = path.into();
     }
-    if !suppress && let Some(expected) = timeouts.expected() {
-        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        request.headers.insert(EXPECTED_TIMEOUT, millis.into());
-    }
-    request.strip_framing();
 }
 
 impl Attempts {
+    fn new(exchange: &mut Exchange, plan: &Plan, forward: &Forward, cluster: Arc<Cluster>) -> Self {
+        let timeouts = Timeouts::new(exchange, forward);
+        prepare::prepare(exchange, plan, forward, &timeouts);
+        let tunnel = exchange.early.upgrade.is_some();
+        let policy = forward.retry.clone();
+        let policy = policy.filter(|policy| !tunnel && policy.covers(&exchange.request));
+        let buffer = || u64::from(exchange.context.info().listener.config.buffer_limit);
+        let limit = plan.route.retry_buffer_limit.unwrap_or_else(buffer);
+        let mut body = RequestBody::new(exchange.request.body, policy.is_some(), limit);
+        if !tunnel {
+            body.mirror_to(mirror::start(exchange, forward));
+        }
+        Self {
+            cluster,
+            policy,
+            extra: RequestRetry::default(),
+            timeouts,
+            body,
+            tried: Vec::new(),
+            retry: None,
+            high_priority: forward.high_priority,
+            timed_out: false,
+        }
+    }
+
     /// One attempt, up to the response head.
     async fn attempt(
         &mut self,
@@ -225,26 +171,7 @@ impl Attempts {
         let active = host.state.active.enter();
         self.tried.push(host.state.id);
         exchange.host = Some(Arc::clone(&host));
-        if matches!(forward.host_rewrite, HostRewrite::Auto)
-            && let Some(name) = forward
-                .host_rewrite
-                .apply(&exchange.request, Some(&host.endpoint.hostname))
-        {
-            exchange.request.set_authority(&name);
-        }
-        if plan.route.attempt_count_in_request {
-            exchange
-                .request
-                .headers
-                .insert(ATTEMPT_COUNT, exchange.attempts.into());
-        }
-        filters::before_attempt(exchange, &host);
-        if plan.route.is_timeout_retry_header && self.timed_out {
-            exchange
-                .request
-                .headers
-                .insert(IS_TIMEOUT_RETRY, HeaderValue::from_static("true"));
-        }
+        self.announce(exchange, plan, forward, &host);
         self.timeouts.start_attempt(self.policy.as_deref());
         let mut stream = self.open(exchange, down, &host).await?;
         let keep_peer = !exchange.context.hcm().access_log.is_empty()
@@ -283,6 +210,30 @@ impl Attempts {
                 self.blame(exchange, &host, &failure);
                 Err(failure)
             }
+        }
+    }
+
+    /// What the request says of this attempt.
+    fn announce(&self, exchange: &mut Exchange, plan: &Plan, forward: &Forward, host: &Host) {
+        if matches!(forward.host_rewrite, HostRewrite::Auto)
+            && let Some(name) = forward
+                .host_rewrite
+                .apply(&exchange.request, Some(&host.endpoint.hostname))
+        {
+            exchange.request.set_authority(&name);
+        }
+        if plan.route.attempt_count_in_request {
+            exchange
+                .request
+                .headers
+                .insert(ATTEMPT_COUNT, exchange.attempts.into());
+        }
+        filters::before_attempt(exchange, host);
+        if plan.route.is_timeout_retry_header && self.timed_out {
+            exchange
+                .request
+                .headers
+                .insert(IS_TIMEOUT_RETRY, HeaderValue::from_static("true"));
         }
     }
 
@@ -614,65 +565,4 @@ impl Attempts {
         }
         ended
     }
-}
-
-fn connect_failure(error: &ConnectError) -> Reply {
-    let (body, details) = match error {
-        ConnectError::Timeout => (
-            "connection timeout".to_owned(),
-            "connection_timeout".to_owned(),
-        ),
-        ConnectError::Tls(reason) => (
-            format!("remote connection failure, transport failure reason: {reason}"),
-            format!("remote_connection_failure|{}", reason.replace(' ', "_")),
-        ),
-        other => (
-            "remote connection failure".to_owned(),
-            format!("remote_connection_failure|{other}"),
-        ),
-    };
-    let mut reply = Reply::new(
-        http::StatusCode::SERVICE_UNAVAILABLE,
-        "",
-        format!("upstream_reset_before_response_started{{{details}}}"),
-    );
-    reply.body =
-        format!("upstream connect error or disconnect/reset before headers. reset reason: {body}")
-            .into();
-    reply.flag(ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
-}
-
-fn stream_failure(error: &StreamError) -> Reply {
-    let (status, flag, reason) = match error {
-        StreamError::Terminated => (
-            503,
-            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-            "connection termination",
-        ),
-        StreamError::Refused => (
-            503,
-            ResponseFlags::UPSTREAM_REMOTE_RESET,
-            "remote refused stream reset",
-        ),
-        StreamError::RemoteReset => (503, ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
-        StreamError::LocalReset => (503, ResponseFlags::LOCAL_RESET, "local reset"),
-        StreamError::Protocol(_) => (
-            502,
-            ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
-            "protocol error",
-        ),
-        StreamError::HeadersTooLarge => (503, ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "overflow"),
-    };
-    let status =
-        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE);
-    let details = format!(
-        "upstream_reset_before_response_started{{{}}}",
-        reason.replace(' ', "_")
-    );
-    let mut reply = Reply::new(status, "", details).flag(flag);
-    reply.body = format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
-    )
-    .into();
-    reply
 }

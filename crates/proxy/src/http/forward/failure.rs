@@ -1,0 +1,87 @@
+//! Why an attempt gave no response, and the replies that tell the client.
+
+use meltemi_traffic::flags::ResponseFlags;
+use meltemi_upstream::connect::ConnectError;
+use meltemi_upstream::exchange::StreamError;
+
+use crate::http::downstream::ClientError;
+use crate::http::reply::Reply;
+
+/// Why an attempt gave no response.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Client(ClientError),
+    NoHost,
+    Overflow,
+    Connect(ConnectError),
+    Stream {
+        error: StreamError,
+        request_sent: bool,
+    },
+    Timeout,
+    PerTryTimeout,
+    Idle {
+        request_complete: bool,
+    },
+}
+
+pub(super) fn connect_failure(error: &ConnectError) -> Reply {
+    let (body, details) = match error {
+        ConnectError::Timeout => (
+            "connection timeout".to_owned(),
+            "connection_timeout".to_owned(),
+        ),
+        ConnectError::Tls(reason) => (
+            format!("remote connection failure, transport failure reason: {reason}"),
+            format!("remote_connection_failure|{}", reason.replace(' ', "_")),
+        ),
+        other => (
+            "remote connection failure".to_owned(),
+            format!("remote_connection_failure|{other}"),
+        ),
+    };
+    let mut reply = Reply::new(
+        http::StatusCode::SERVICE_UNAVAILABLE,
+        "",
+        format!("upstream_reset_before_response_started{{{details}}}"),
+    );
+    reply.body =
+        format!("upstream connect error or disconnect/reset before headers. reset reason: {body}")
+            .into();
+    reply.flag(ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+}
+
+pub(super) fn stream_failure(error: &StreamError) -> Reply {
+    let (status, flag, reason) = match error {
+        StreamError::Terminated => (
+            503,
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            "connection termination",
+        ),
+        StreamError::Refused => (
+            503,
+            ResponseFlags::UPSTREAM_REMOTE_RESET,
+            "remote refused stream reset",
+        ),
+        StreamError::RemoteReset => (503, ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
+        StreamError::LocalReset => (503, ResponseFlags::LOCAL_RESET, "local reset"),
+        StreamError::Protocol(_) => (
+            502,
+            ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            "protocol error",
+        ),
+        StreamError::HeadersTooLarge => (503, ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "overflow"),
+    };
+    let status =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE);
+    let details = format!(
+        "upstream_reset_before_response_started{{{}}}",
+        reason.replace(' ', "_")
+    );
+    let mut reply = Reply::new(status, "", details).flag(flag);
+    reply.body = format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+    )
+    .into();
+    reply
+}
