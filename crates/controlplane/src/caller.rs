@@ -1,5 +1,7 @@
 //! Who calls: a service-account token, checked by the API server, or a certificate of the mesh.
 
+use std::time::Duration;
+
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use meltemi_identity::service::{Authenticator, Credentials};
 use meltemi_kube::{Api, Client};
@@ -8,6 +10,10 @@ use meltemi_kube::{Api, Client};
 const AUDIENCE: &str = "istio-ca";
 /// User name prefix of service accounts.
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+/// Group of every service account.
+const ACCOUNT_GROUP: &str = "system:serviceaccounts";
+/// The API server must answer within this time; the caller tries again.
+const REVIEW_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Checks tokens with the API server.
 pub(crate) struct KubernetesTokens {
@@ -32,9 +38,10 @@ impl KubernetesTokens {
             ..TokenReview::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let answer = api
-            .create(&Default::default(), &review)
+        let parameters = Default::default();
+        let answer = tokio::time::timeout(REVIEW_DEADLINE, api.create(&parameters, &review))
             .await
+            .map_err(|_| "review the token: no answer within 10 s".to_owned())?
             .map_err(|error| format!("review the token: {error}"))?;
         let status = answer.status.unwrap_or_default();
         if status.authenticated != Some(true) {
@@ -50,13 +57,17 @@ impl KubernetesTokens {
         {
             return Err(format!("the token is not for the audience {AUDIENCE}"));
         }
-        let user = status
-            .user
-            .and_then(|user| user.username)
-            .unwrap_or_default();
+        let info = status.user.unwrap_or_default();
+        let user = info.username.unwrap_or_default();
+        let in_group = info
+            .groups
+            .unwrap_or_default()
+            .iter()
+            .any(|group| group == ACCOUNT_GROUP);
         let account = user
             .strip_prefix(ACCOUNT_PREFIX)
-            .and_then(|account| account.split_once(':'));
+            .and_then(|account| account.split_once(':'))
+            .filter(|_| in_group);
         let (namespace, name) =
             account.ok_or_else(|| format!("{user} is not a service account"))?;
         Ok(format!(

@@ -8,9 +8,10 @@ use std::{
     },
 };
 
-use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::{envoy::config::core::v3::Node, google::protobuf::value::Kind};
 use meltemi_identity::service::{Authenticator, Credentials, PeerCertificate};
 use meltemi_names::SpiffeId;
+use meltemi_telemetry::registry::GaugeGuard;
 use meltemi_translate::{ProxyKind, ProxyView};
 use meltemi_xds::{
     Resource, ResourceType,
@@ -24,6 +25,7 @@ use tonic::Status;
 use crate::{
     caller::KubernetesTokens,
     generate::Generated,
+    metrics::Metrics,
     world::{State, World},
 };
 
@@ -34,12 +36,14 @@ pub(crate) struct Discovery {
     generated: Generated,
     connections: Mutex<BTreeMap<u64, Connection>>,
     next: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 /// A connected proxy.
 pub(crate) struct Client {
     number: u64,
     proxy: ProxyView,
+    _counted: GaugeGuard,
 }
 
 /// What the debug pages show of a connected proxy.
@@ -54,13 +58,18 @@ pub(crate) struct Connection {
 }
 
 impl Discovery {
-    pub(crate) fn new(world: Arc<World>, caller: Arc<KubernetesTokens>) -> Arc<Self> {
+    pub(crate) fn new(
+        world: Arc<World>,
+        caller: Arc<KubernetesTokens>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             world,
             caller,
             generated: Generated::default(),
             connections: Mutex::default(),
             next: AtomicU64::new(1),
+            metrics,
         })
     }
 
@@ -91,10 +100,7 @@ impl Discovery {
             proxy.service_account.is_empty() || workload.service_account == proxy.service_account;
         if workload.namespace != proxy.namespace || !same_account {
             tracing::warn!(proxy = %proxy.id, identity, "discovery refused: the node is another workload than the caller");
-            return Err(Status::permission_denied(format!(
-                "{identity} is not the workload {} of the node",
-                proxy.id
-            )));
+            return Err(Status::permission_denied("authorization failure"));
         }
         Ok(())
     }
@@ -105,9 +111,6 @@ impl Generator for Discovery {
     type Client = Client;
 
     async fn connect(&self, node: Node, peer: &Peer) -> Result<Client, Status> {
-        if !self.world.is_ready() {
-            return Err(Status::unavailable("the control plane is starting"));
-        }
         let proxy = ProxyView::from_node(&node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.check(&proxy, peer).await?;
@@ -119,7 +122,12 @@ impl Generator for Discovery {
         };
         self.connections.lock().insert(number, connection);
         tracing::info!(proxy = %proxy.id, kind = ?proxy.kind, "proxy connected");
-        Ok(Client { number, proxy })
+        let counted = self.metrics.connected.with([version(&node)]).hold();
+        Ok(Client {
+            number,
+            proxy,
+            _counted: counted,
+        })
     }
 
     fn snapshots(&self) -> watch::Receiver<State> {
@@ -138,6 +146,15 @@ impl Generator for Discovery {
         self.generated.resources(state, &client.proxy, kind, names)
     }
 
+    fn sent(&self, _: &Client, kind: &ResourceType, bytes: usize) {
+        self.metrics.sent(kind, bytes);
+    }
+
+    fn pushed(&self, _: &Client, state: &State) {
+        let time = state.since.elapsed().as_secs_f64();
+        self.metrics.convergence.observe(time);
+    }
+
     fn report(
         &self,
         client: &Client,
@@ -146,6 +163,7 @@ impl Generator for Discovery {
         refusal: Option<&str>,
     ) {
         if let Some(reason) = refusal {
+            self.metrics.refused(kind);
             tracing::warn!(proxy = %client.proxy.id, kind = %kind, reason, "proxy refused its configuration");
         }
         if let Some(connection) = self.connections.lock().get_mut(&client.number) {
@@ -158,5 +176,15 @@ impl Generator for Discovery {
     fn disconnected(&self, client: Client) {
         self.connections.lock().remove(&client.number);
         tracing::info!(proxy = %client.proxy.id, "proxy disconnected");
+    }
+}
+
+/// Version of a proxy, as it says.
+fn version(node: &Node) -> &str {
+    let fields = node.metadata.as_ref().map(|metadata| &metadata.fields);
+    let value = fields.and_then(|fields| fields.get("ISTIO_VERSION")?.kind.as_ref());
+    match value {
+        Some(Kind::StringValue(version)) => version,
+        _ => "unknown",
     }
 }

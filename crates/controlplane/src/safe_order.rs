@@ -7,17 +7,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use meltemi_kube::{
-    Api, Client, DynamicObject, Task,
+    Api, Client, DynamicObject, ResourceExt, Task,
     events::{Kind, Recorder},
     lease::{LeaseConfig, elect},
     write,
 };
 use meltemi_model::{Held, SafeOrder};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Config, Error, objects, world::World};
 
@@ -29,6 +30,10 @@ const KEY: &str = "record";
 const LEASE: &str = "istio-status-leader";
 /// Condition of a VirtualService: whether its routes are in effect.
 const CONDITION: &str = "Reconciled";
+/// What is told about routes that were held back before.
+const RELEASED: &str = "the routes are in effect";
+/// Pause before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Reads the record.
 pub(crate) async fn stored(client: &Client, config: &Config) -> Result<SafeOrder, Error> {
@@ -64,18 +69,23 @@ pub(crate) fn keep(client: Client, config: &Config, world: Arc<World>) -> Task {
             namespace,
             recorder,
             written: None,
-            told: BTreeMap::new(),
+            told: None,
         };
         let mut states = world.states();
         loop {
+            let mut complete = true;
             if *leads.borrow_and_update() {
                 let snapshot = Arc::clone(&states.borrow_and_update().snapshot);
-                keeper.store(snapshot.safe_order()).await;
-                keeper.tell(snapshot.held()).await;
+                complete &= keeper.store(snapshot.safe_order()).await;
+                complete &= keeper.tell(snapshot.held()).await;
+            } else {
+                // Somebody else may write meanwhile.
+                (keeper.written, keeper.told) = (None, None);
             }
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
                 changed = leads.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if !complete => {}
             }
         }
     })
@@ -86,14 +96,17 @@ struct Keeper {
     namespace: String,
     recorder: Recorder,
     written: Option<SafeOrder>,
-    /// Reason last told, by namespace and name.
-    told: BTreeMap<(String, String), String>,
+    /// Reason last told, by namespace and name; nothing until it was read from the objects.
+    told: Option<Told>,
 }
 
+type Told = BTreeMap<(String, String), String>;
+
 impl Keeper {
-    async fn store(&mut self, record: &SafeOrder) {
+    /// Stores the record where it differs; `false` when it has to be tried again.
+    async fn store(&mut self, record: &SafeOrder) -> bool {
         if self.written.as_ref() == Some(record) {
-            return;
+            return true;
         }
         let mut map: ConfigMap = objects::named(&self.namespace, RECORD);
         map.data = Some(BTreeMap::from([(
@@ -101,40 +114,73 @@ impl Keeper {
             json!(record).to_string(),
         )]));
         match write::upsert(&Api::namespaced(self.client.clone(), &self.namespace), &map).await {
-            Ok(_) => self.written = Some(record.clone()),
+            Ok(_) => {
+                self.written = Some(record.clone());
+                true
+            }
             Err(error) => {
-                tracing::warn!(%error, "the record of the safe order is not stored; trying again at the next change")
+                tracing::warn!(%error, "the record of the safe order is not stored; trying again");
+                false
             }
         }
     }
 
-    async fn tell(&mut self, held: &[Held]) {
+    /// Writes conditions that differ; `false` when something has to be tried again.
+    async fn tell(&mut self, held: &[Held]) -> bool {
+        let mut told = match self.told.take() {
+            Some(told) => told,
+            None => match self.told_before().await {
+                Ok(told) => told,
+                Err(error) => {
+                    tracing::warn!(%error, "conditions of VirtualServices cannot be read; trying again");
+                    return false;
+                }
+            },
+        };
+        let mut complete = true;
         let mut now = BTreeSet::new();
         for one in held {
             let key = (one.namespace.to_string(), one.name.to_string());
             let reason = one.reason();
-            tracing::warn!(namespace = %one.namespace, name = %one.name, reason, "VirtualService held back");
-            if self.told.get(&key) != Some(&reason)
-                && self.set_condition(&key, false, &reason).await
-            {
-                self.told.insert(key.clone(), reason);
+            if told.get(&key) != Some(&reason) {
+                tracing::warn!(namespace = %one.namespace, name = %one.name, reason, "VirtualService held back");
+                if self.set_condition(&key, false, &reason).await {
+                    told.insert(key.clone(), reason);
+                } else {
+                    complete = false;
+                }
             }
             now.insert(key);
         }
-        let released: Vec<_> = self
-            .told
+        let released: Vec<_> = told
             .keys()
             .filter(|key| !now.contains(*key))
             .cloned()
             .collect();
         for key in released {
-            if self
-                .set_condition(&key, true, "the routes are in effect")
-                .await
-            {
-                self.told.remove(&key);
+            if self.set_condition(&key, true, RELEASED).await {
+                told.remove(&key);
+            } else {
+                complete = false;
             }
         }
+        self.told = Some(told);
+        complete
+    }
+
+    /// What the last leader told: it is not told twice, and it is taken back when it no longer holds.
+    async fn told_before(&self) -> Result<Told, meltemi_kube::Error> {
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &virtual_services());
+        let list = api.list(&Default::default()).await?;
+        let told = list.into_iter().filter_map(|object| {
+            let condition = conditions(&object).find(|one| one["type"] == CONDITION)?;
+            let reason = condition["message"]
+                .as_str()
+                .filter(|_| condition["status"] == "False")?;
+            let (namespace, name) = (object.namespace()?, object.name_any());
+            Some(((namespace, name), reason.to_owned()))
+        });
+        Ok(told.collect())
     }
 
     /// Writes the condition and an event; `false` when it has to be tried again.
@@ -144,37 +190,24 @@ impl Keeper {
         in_effect: bool,
         message: &str,
     ) -> bool {
-        let resource = meltemi_kube::resource(
-            "networking.istio.io",
-            "v1",
-            "VirtualService",
-            "virtualservices",
-        );
         let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &resource);
-        let reason = if in_effect {
-            "InEffect"
-        } else {
-            "SubsetsMissing"
-        };
+            Api::namespaced_with(self.client.clone(), namespace, &virtual_services());
         let object = match api.get_opt(name).await {
             Ok(Some(object)) => object,
             Ok(None) => return true,
             Err(_) => return false,
         };
-        let condition = json!({
-            "type": CONDITION,
-            "status": if in_effect { "True" } else { "False" },
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string(),
-        });
-        let patch = json!({"status": {"conditions": [condition], "observedGeneration": object.metadata.generation}});
+        let reason = if in_effect {
+            "InEffect"
+        } else {
+            "SubsetsMissing"
+        };
+        let patch = status_patch(&object, in_effect, reason, message);
         if let Err(error) = write::merge_patch_status(&api, name, &patch).await {
             tracing::debug!(%error, name, "status not written");
             return write::is_not_found(&error);
         }
-        let reference = k8s_openapi::api::core::v1::ObjectReference {
+        let reference = ObjectReference {
             api_version: Some("networking.istio.io/v1".to_owned()),
             kind: Some("VirtualService".to_owned()),
             namespace: Some(namespace.clone()),
@@ -190,4 +223,43 @@ impl Keeper {
         self.recorder.record(reference, kind, reason, message);
         true
     }
+}
+
+fn virtual_services() -> meltemi_kube::ApiResource {
+    meltemi_kube::resource(
+        "networking.istio.io",
+        "v1",
+        "VirtualService",
+        "virtualservices",
+    )
+}
+
+fn conditions(object: &DynamicObject) -> impl Iterator<Item = &Value> {
+    object.data["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+}
+
+/// Our condition among those of others; refused when the object has changed meanwhile.
+fn status_patch(object: &DynamicObject, in_effect: bool, reason: &str, message: &str) -> Value {
+    let status = if in_effect { "True" } else { "False" };
+    let before = conditions(object).find(|one| one["type"] == CONDITION && one["status"] == status);
+    let since = match before {
+        Some(before) => before["lastTransitionTime"].clone(),
+        None => json!(k8s_openapi::jiff::Timestamp::now().to_string()),
+    };
+    let ours = json!({
+        "type": CONDITION,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": since,
+    });
+    let others = conditions(object).filter(|one| one["type"] != CONDITION);
+    let all: Vec<Value> = others.cloned().chain([ours]).collect();
+    json!({
+        "metadata": {"resourceVersion": object.metadata.resource_version},
+        "status": {"conditions": all, "observedGeneration": object.metadata.generation},
+    })
 }

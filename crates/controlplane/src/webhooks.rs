@@ -1,17 +1,12 @@
 //! Admission: injection of pods and validation of mesh configuration.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use base64::Engine;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
-};
+use hyper::body::Incoming;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
@@ -19,12 +14,14 @@ use meltemi_inject::{Injection, inject, json_patch};
 use meltemi_kube::{Api, Client, ResourceExt, Selectors, Task, reflect, write};
 use meltemi_model::{Inputs, Kind, MeshConfig};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     Config, Error,
     authority::Authority,
-    listeners::{Parts, TlsConnection},
+    connections::{Accepted, TlsConnection, serve_http},
+    listeners::Parts,
+    metrics::Injections,
 };
 
 /// Largest admission review, bytes (Kubernetes limits objects to 1.5 MiB, a review holds two).
@@ -134,34 +131,15 @@ fn set_bundle<'a>(
 
 /// Serves `/inject` and `/validate` until `shutdown`.
 pub(crate) async fn serve(
-    connections: impl Stream<Item = std::io::Result<TlsConnection>> + Send,
+    connections: Accepted<TlsConnection>,
     parts: Arc<Parts>,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let mut connections = std::pin::pin!(connections);
-    let accept = async {
-        while let Some(Ok(connection)) = connections.next().await {
-            let parts = Arc::clone(&parts);
-            let service = service_fn(move |request| {
-                let parts = Arc::clone(&parts);
-                async move { Ok::<_, Infallible>(answer(request, &parts).await) }
-            });
-            tokio::spawn(async move {
-                let mut server = Builder::new(TokioExecutor::new());
-                server
-                    .http1()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(REQUEST_DEADLINE);
-                if let Err(error) = server
-                    .serve_connection(TokioIo::new(connection), service)
-                    .await
-                {
-                    tracing::debug!(error, "webhook connection ended");
-                }
-            });
-        }
+    let handle = move |request| {
+        let parts = Arc::clone(&parts);
+        async move { answer(request, &parts).await }
     };
-    tokio::select! { () = accept => {}, () = shutdown => {} }
+    serve_http(connections, handle, shutdown).await;
 }
 
 async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Full<Bytes>> {
@@ -191,7 +169,11 @@ async fn answer(request: Request<Incoming>, parts: &Parts) -> Response<Full<Byte
     let request = &review["request"];
     let outcome = match path.split('/').nth(1) {
         Some("inject") => inject_pod(request, parts),
-        Some("validate") => validate(request),
+        Some("validate") => {
+            let outcome = validate(request);
+            count_validation(request, &outcome, parts);
+            outcome
+        }
         _ => return plain(StatusCode::NOT_FOUND, "there are /inject and /validate"),
     };
     let mut response = match outcome {
@@ -231,15 +213,44 @@ fn inject_pod(request: &Value, parts: &Parts) -> Result<Option<Value>, String> {
         namespace_annotations: None,
         workload: None,
     };
-    match inject(&about, &settings) {
+    let counts: &Injections = &parts.metrics.injection;
+    counts.requests.inc();
+    let started = Instant::now();
+    let outcome = inject(&about, &settings);
+    counts.time.observe(started.elapsed().as_secs_f64());
+    match outcome {
         Ok(Injection::Skipped(decision)) => {
+            counts.skip.inc();
             tracing::debug!(namespace, ?decision, "pod not injected");
             Ok(None)
         }
-        Ok(Injection::Injected(injected)) => Ok(Some(Value::Array(json_patch(pod, &injected)))),
-        Err(error) => Err(format!(
-            "injection of pod in namespace {namespace}: {error}"
-        )),
+        Ok(Injection::Injected(injected)) => {
+            counts.success.inc();
+            Ok(Some(Value::Array(json_patch(pod, &injected))))
+        }
+        Err(error) => {
+            counts.failure.inc();
+            Err(format!(
+                "injection of pod in namespace {namespace}: {error}"
+            ))
+        }
+    }
+}
+
+fn count_validation(request: &Value, outcome: &Result<Option<Value>, String>, parts: &Parts) {
+    let text = |field: &str| request["resource"][field].as_str().unwrap_or_default();
+    let (group, version, resource) = (text("group"), text("version"), text("resource"));
+    let metrics = &parts.metrics;
+    match outcome {
+        Ok(_) => metrics
+            .validation_passed
+            .with([group, version, resource])
+            .inc(),
+        // One reason for all: sentences are no label values.
+        Err(_) => metrics
+            .validation_failed
+            .with([group, version, resource, "invalid_resource"])
+            .inc(),
     }
 }
 

@@ -4,10 +4,8 @@
 //! sees half a mesh.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +13,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use meltemi_inject as inject;
 use meltemi_kube::{Api, Change, Client, DynamicObject, Selectors, Task, watch};
-use meltemi_model::{Inputs, Kind, MeshConfig, ObjectKey, Snapshot};
+use meltemi_model::{Changes, Inputs, Kind, MeshConfig, ObjectKey, Snapshot};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
@@ -23,7 +21,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{Config, Error, safe_order};
+use crate::{Config, Error, metrics::Metrics, safe_order};
 
 /// Quiet time after a change before a snapshot is made: a `kubectl apply` of a file arrives as one push.
 const QUIET: Duration = Duration::from_millis(25);
@@ -85,13 +83,14 @@ pub(crate) struct State {
     pub(crate) number: u64,
     /// The mesh.
     pub(crate) snapshot: Arc<Snapshot>,
+    /// When the first change arrived that is new in it.
+    pub(crate) since: Instant,
 }
 
 /// Everything that is served is read from here.
 pub(crate) struct World {
     states: latest::Sender<State>,
     injector: Mutex<Arc<inject::Settings>>,
-    ready: AtomicBool,
 }
 
 impl World {
@@ -104,16 +103,6 @@ impl World {
     pub(crate) fn injector(&self) -> Arc<inject::Settings> {
         Arc::clone(&self.injector.lock())
     }
-
-    /// Whether everything is served.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
-    }
-
-    /// Everything is served from now on.
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Ordering::Release);
-    }
 }
 
 enum Event {
@@ -125,6 +114,7 @@ enum Event {
 pub(crate) async fn start(
     client: Client,
     config: &Config,
+    metrics: Arc<Metrics>,
 ) -> Result<(Arc<World>, Vec<Task>), Error> {
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let mut tasks = Vec::new();
@@ -145,7 +135,8 @@ pub(crate) async fn start(
     let owner = Owner {
         inputs,
         events,
-        objects: Default::default(),
+        objects: BTreeMap::new(),
+        metrics,
         settings: Settings::default(),
         revision: config.revision.clone(),
     };
@@ -198,14 +189,16 @@ struct Owner {
     inputs: Inputs,
     events: mpsc::Receiver<Event>,
     /// Objects as they arrived, for when the settings change under which their names were resolved.
-    objects: std::collections::BTreeMap<(Kind, meltemi_kube::Key), Arc<DynamicObject>>,
+    objects: BTreeMap<(Kind, meltemi_kube::Key), Arc<DynamicObject>>,
+    metrics: Arc<Metrics>,
     settings: Settings,
     revision: String,
 }
 
 impl Owner {
     async fn run(mut self, first: tokio::sync::oneshot::Sender<Arc<World>>) {
-        let mut listed = std::collections::BTreeSet::new();
+        let since = Instant::now();
+        let mut listed = BTreeSet::new();
         while listed.len() < WATCHED.len()
             || !self.settings.mesh_known
             || !self.settings.injector_known
@@ -218,15 +211,16 @@ impl Owner {
             }
             self.take_in(event);
         }
-        let (snapshot, _) = self.inputs.snapshot();
+        let (snapshot, changes) = self.inputs.snapshot();
+        self.count(1, &snapshot, &changes);
         let (states, _) = latest::channel(State {
             number: 1,
             snapshot,
+            since,
         });
         let world = Arc::new(World {
             states,
             injector: Mutex::new(Arc::new(self.settings.injector.clone())),
-            ready: AtomicBool::new(false),
         });
         if first.send(Arc::clone(&world)).is_ok() {
             self.publish(&world).await;
@@ -236,8 +230,9 @@ impl Owner {
     async fn publish(mut self, world: &World) {
         let mut number = 1;
         while let Some(event) = self.events.recv().await {
+            let since = Instant::now();
             self.take_in(event);
-            let ceiling = Instant::now() + CEILING;
+            let ceiling = since + CEILING;
             loop {
                 let quiet = (Instant::now() + QUIET).min(ceiling);
                 match tokio::time::timeout_at(quiet, self.events.recv()).await {
@@ -257,19 +252,40 @@ impl Owner {
                     objects = changes.objects.len(),
                     "new snapshot"
                 );
-                world.states.send_replace(State { number, snapshot });
+                self.count(number, &snapshot, &changes);
+                world.states.send_replace(State {
+                    number,
+                    snapshot,
+                    since,
+                });
             }
         }
+    }
+
+    fn count(&self, number: u64, snapshot: &Snapshot, changes: &Changes) {
+        let known = |wanted: Kind| {
+            self.objects
+                .keys()
+                .filter(|(kind, _)| *kind == wanted)
+                .count()
+        };
+        self.metrics
+            .snapshot(number, snapshot.held().len(), changes);
+        self.metrics
+            .known(known(Kind::Service), known(Kind::VirtualService));
     }
 
     fn take_in(&mut self, event: Event) {
         match event {
             Event::Changed(kind, Change::Applied(object)) => {
                 self.apply(kind, &object);
-                self.objects
-                    .insert((kind, meltemi_kube::Key::of(&*object)), object);
+                let key = (kind, meltemi_kube::Key::of(&*object));
+                let before = self.objects.insert(key, object);
+                let event = if before.is_some() { "update" } else { "add" };
+                self.metrics.event(kind, kind_name(kind), event);
             }
             Event::Changed(kind, Change::Deleted(key)) => {
+                self.metrics.event(kind, kind_name(kind), "delete");
                 self.inputs
                     .remove(&ObjectKey::new(kind, &*key.namespace, &*key.name));
                 self.objects.remove(&(kind, key));
@@ -350,6 +366,13 @@ impl Owner {
             ),
         }
     }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    WATCHED
+        .iter()
+        .find(|watched| watched.0 == kind)
+        .map_or("", |watched| watched.3)
 }
 
 /// YAML (or JSON) as a value; nothing is an empty object.

@@ -1,0 +1,9 @@
+//! The control plane against the embedded API server, with real gRPC clients in the place of proxies.
+
+mod admission;
+mod certificates;
+mod client;
+mod discovery;
+mod lifecycle;
+mod safe_order;
+mod support;
