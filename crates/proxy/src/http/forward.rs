@@ -36,7 +36,7 @@ use super::filters;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;
-use failure::{Failure, connect_failure, stream_failure};
+use failure::{Failure, connect_failure, max_duration, stream_failure};
 use pump::{RequestBody, Waited};
 use timeouts::Timeouts;
 
@@ -383,7 +383,7 @@ impl Attempts {
                 stats.rq_rx_reset.fetch_add(1, Ordering::Relaxed);
                 503
             }
-            Failure::Timeout | Failure::Idle { .. } => {
+            Failure::Timeout | Failure::Idle { .. } | Failure::MaxDuration { .. } => {
                 stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
                 host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
                 504
@@ -437,7 +437,11 @@ impl Attempts {
                 request_sent: *request_sent,
             },
             Failure::PerTryTimeout => AttemptFailure::PerTryTimeout,
-            Failure::Client(_) | Failure::NoHost | Failure::Timeout | Failure::Idle { .. } => {
+            Failure::Client(_)
+            | Failure::NoHost
+            | Failure::Timeout
+            | Failure::Idle { .. }
+            | Failure::MaxDuration { .. } => {
                 return None;
             }
         };
@@ -522,6 +526,7 @@ impl Attempts {
             }
             Failure::Stream { error, .. } => stream_failure(&error),
             Failure::Timeout => Reply::timeout("response_timeout"),
+            Failure::MaxDuration { request_complete } => max_duration(request_complete),
             Failure::PerTryTimeout => Reply::timeout("upstream_per_try_timeout"),
             Failure::Idle { request_complete } => {
                 let status = if request_complete {

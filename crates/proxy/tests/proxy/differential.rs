@@ -104,6 +104,8 @@ fn without_chance(line: &str) -> String {
 
 const ROUTES: &str = r#"
               - { match: { path: /dead }, route: { cluster: dead } }
+              - { match: { path: /long }, route: { cluster: silent, max_stream_duration: { max_stream_duration: 0.1s } } }
+              - { match: { path: /late }, route: { cluster: silent, timeout: 0.1s } }
               - { match: { path: /direct }, direct_response: { status: 200, body: { inline_string: "hello" } } }
               - { match: { path: /moved }, redirect: { host_redirect: other.example, https_redirect: true } }
               - { match: { path: /moved-prefix }, redirect: { prefix_rewrite: /new, response_code: FOUND } }
@@ -119,7 +121,7 @@ const ROUTES: &str = r#"
               - { match: { prefix: /only, headers: [{ name: never, present_match: true }] }, route: { cluster: backend } }
               - { match: { prefix: "/all" }, route: { cluster: backend, timeout: 0s } }"#;
 
-fn bootstrap(backend: u16, dead: u16, log: &Path) -> String {
+fn bootstrap(backend: u16, dead: u16, silent: u16, log: &Path) -> String {
     format!(
         r#"
 static_resources:
@@ -155,6 +157,7 @@ static_resources:
   clusters:
   - {{ name: backend, type: STATIC, connect_timeout: 5s, load_assignment: {{ cluster_name: backend, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {backend} }} }} }} }}] }}] }} }}
   - {{ name: dead, type: STATIC, connect_timeout: 1s, load_assignment: {{ cluster_name: dead, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {dead} }} }} }} }}] }}] }} }}
+  - {{ name: silent, type: STATIC, connect_timeout: 1s, load_assignment: {{ cluster_name: silent, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {silent} }} }} }} }}] }}] }} }}
 "#,
         log = log.display(),
     )
@@ -176,6 +179,8 @@ fn requests() -> Vec<Vec<u8>> {
         "/all%2fb/../c",
         "/all/./d//e",
         "/dead",
+        "/long",
+        "/late",
         "/direct",
         "/moved?x=1",
         "/moved-prefix?x=1",
@@ -232,9 +237,17 @@ async fn answers_and_log_lines_are_envoys() {
     };
     let directory = tempfile::tempdir().unwrap();
     let (app, dead) = (backend(echo).await.port(), free_port().await);
+    // Connections wait in its queue; nobody ever answers.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap().port();
     let logs = ["envoy", "ours"].map(|name| directory.path().join(name));
-    let envoy = start_envoy(&binary, directory.path(), &bootstrap(app, dead, &logs[0])).await;
-    let ours = Proxy::start(&bootstrap(app, dead, &logs[1]));
+    let envoy = start_envoy(
+        &binary,
+        directory.path(),
+        &bootstrap(app, dead, silent, &logs[0]),
+    )
+    .await;
+    let ours = Proxy::start(&bootstrap(app, dead, silent, &logs[1]));
     let requests = requests();
     let mut differences = Vec::new();
     for request in &requests {

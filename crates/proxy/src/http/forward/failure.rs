@@ -20,6 +20,9 @@ pub(super) enum Failure {
     },
     Timeout,
     PerTryTimeout,
+    MaxDuration {
+        request_complete: bool,
+    },
     Idle {
         request_complete: bool,
     },
@@ -84,4 +87,18 @@ pub(super) fn stream_failure(error: &StreamError) -> Reply {
     )
     .into();
     reply
+}
+
+/// The stream lived longer than it may.
+pub(super) fn max_duration(request_complete: bool) -> Reply {
+    let status = if request_complete {
+        http::StatusCode::GATEWAY_TIMEOUT
+    } else {
+        http::StatusCode::REQUEST_TIMEOUT
+    };
+    Reply::new(
+        status,
+        "downstream duration timeout",
+        "max_duration_timeout",
+    )
 }

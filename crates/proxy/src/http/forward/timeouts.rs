@@ -22,7 +22,17 @@ pub(super) struct Timeouts {
     per_try: Option<Duration>,
     global_at: Option<Instant>,
     attempt_at: Option<Instant>,
+    /// The stream itself may not live longer.
+    stream_at: Option<Instant>,
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+/// Which limit is next.
+#[derive(Clone, Copy)]
+enum Limit {
+    Global,
+    Attempt,
+    Stream,
 }
 
 impl Timeouts {
@@ -34,11 +44,18 @@ impl Timeouts {
             .as_ref()
             .and_then(|policy| policy.per_try_timeout);
         let per_try = per_try.filter(|per_try| global.is_none_or(|global| *per_try < global));
+        let longest = forward
+            .max_stream_duration
+            .unwrap_or(exchange.context.hcm().max_stream_duration);
+        let stream_at = longest
+            .filter(|longest| !longest.is_zero())
+            .map(|longest| exchange.clock + longest);
         Self {
             global,
             per_try,
             global_at: None,
             attempt_at: None,
+            stream_at,
             sleep: None,
         }
     }
@@ -66,17 +83,27 @@ impl Timeouts {
         if request_complete && self.global_at.is_none() {
             self.global_at = self.global.map(|limit| Instant::now() + limit);
         }
-        let (due, failure) = match (self.global_at, self.attempt_at) {
-            (None, None) => return Poll::Pending,
-            (Some(global), Some(attempt)) if attempt < global => (attempt, Failure::PerTryTimeout),
-            (Some(global), _) => (global, Failure::Timeout),
-            (None, Some(attempt)) => (attempt, Failure::PerTryTimeout),
+        let all = [
+            (self.global_at, Limit::Global),
+            (self.attempt_at, Limit::Attempt),
+            (self.stream_at, Limit::Stream),
+        ];
+        let first = all
+            .into_iter()
+            .filter_map(|(at, limit)| Some((at?, limit)))
+            .min_by_key(|(at, _)| *at);
+        let Some((due, limit)) = first else {
+            return Poll::Pending;
         };
         if self.sleep.as_ref().is_none_or(|(at, _)| *at != due) {
             self.sleep = Some((due, Box::pin(tokio::time::sleep_until(due))));
         }
         match &mut self.sleep {
-            Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| failure),
+            Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| match limit {
+                Limit::Global => Failure::Timeout,
+                Limit::Attempt => Failure::PerTryTimeout,
+                Limit::Stream => Failure::MaxDuration { request_complete },
+            }),
             None => Poll::Pending,
         }
     }
