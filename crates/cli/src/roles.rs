@@ -113,6 +113,10 @@ fn discovery(flags: Discovery) -> anyhow::Result<()> {
 }
 
 /// Where a pod finds its API server.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the binary is the one place that reads the environment"
+)]
 fn in_cluster() -> anyhow::Result<InCluster> {
     let variable = |name: &str| {
         std::env::var(name).with_context(|| {
