@@ -1,6 +1,6 @@
 //! Shipped roles: applications that show the mesh at work and that tests can rely on.
 //!
-//! The one place of the product where image names are matched ([`images`]): the local platform pulls no images and
+//! The one place of the product where image names are matched ([`IMAGES`]): the local platform pulls no images and
 //! asks this table which of them the binary itself can stand in for.
 
 pub mod bookinfo;
