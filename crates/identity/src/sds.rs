@@ -3,7 +3,7 @@
 //!
 //! Served on a unix socket that only the proxy's user can reach. A renewed certificate is pushed to open streams.
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, task};
 
 use envoy_types::pb::{
     envoy::{
@@ -24,7 +24,7 @@ use envoy_types::pb::{
 };
 use futures::{Stream, StreamExt};
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{WorkloadCertificate, store::CertificateReader};
@@ -55,6 +55,23 @@ impl SdsService {
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// The responses of a stream and the task that makes them, which ends with it.
+struct Responses {
+    receiver: mpsc::Receiver<Result<DiscoveryResponse, Status>>,
+    _task: JoinSet<()>,
+}
+
+impl Stream for Responses {
+    type Item = Result<DiscoveryResponse, Status>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> task::Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(cx)
+    }
+}
+
 #[tonic::async_trait]
 impl SecretDiscoveryService for SdsService {
     type DeltaSecretsStream = ResponseStream<DeltaDiscoveryResponse>;
@@ -74,14 +91,16 @@ impl SecretDiscoveryService for SdsService {
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
         let (sender, receiver) = mpsc::channel(RESPONSE_QUEUE);
-        tokio::spawn(serve(
+        let mut task = JoinSet::new();
+        task.spawn(serve(
             request.into_inner(),
             self.certificates.clone(),
             sender,
         ));
-        Ok(Response::new(Box::pin(
-            tokio_stream::wrappers::ReceiverStream::new(receiver),
-        )))
+        Ok(Response::new(Box::pin(Responses {
+            receiver,
+            _task: task,
+        })))
     }
 
     async fn fetch_secrets(

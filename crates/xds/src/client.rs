@@ -37,6 +37,8 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 const REQUEST_QUEUE: usize = 64;
 /// Largest response that is decoded, bytes.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
+/// The server must answer the first requests, and take later ones, within this time.
+const SERVER_DEADLINE: Duration = Duration::from_secs(30);
 /// gRPC code of a refusal (INVALID_ARGUMENT), as Envoy sends it.
 const REFUSED: i32 = 3;
 
@@ -145,9 +147,10 @@ async fn stream<S: Subscriber>(
     *request.metadata_mut() = metadata;
     let mut client = AggregatedDiscoveryServiceClient::new(channel)
         .max_decoding_message_size(MAX_RESPONSE_BYTES);
-    let mut responses = client
-        .delta_aggregated_resources(request)
-        .await?
+    let opening = client.delta_aggregated_resources(request);
+    let mut responses = tokio::time::timeout(SERVER_DEADLINE, opening)
+        .await
+        .map_err(|_| Status::deadline_exceeded("no answer within 30 s of opening the stream"))??
         .into_inner();
     subscriber.connected(true);
     loop {
@@ -173,9 +176,9 @@ struct Requests {
 impl Requests {
     async fn send(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), Status> {
         request.node = self.node.take();
-        self.sender
-            .send(request)
+        tokio::time::timeout(SERVER_DEADLINE, self.sender.send(request))
             .await
+            .map_err(|_| Status::deadline_exceeded("no request was taken for 30 s"))?
             .map_err(|_| Status::cancelled("the stream has ended"))
     }
 

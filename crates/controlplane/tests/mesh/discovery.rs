@@ -128,6 +128,7 @@ struct Stream {
     requests: mpsc::Sender<DiscoveryRequest>,
     responses: Streaming<DiscoveryResponse>,
     node: Option<Node>,
+    subscribed: BTreeMap<ResourceType, Vec<String>>,
 }
 
 impl Stream {
@@ -143,19 +144,19 @@ impl Stream {
             requests,
             responses,
             node: Some(node),
+            subscribed: BTreeMap::new(),
         })
     }
 
     async fn send(
         &mut self,
         kind: &ResourceType,
-        names: &[&str],
         answers: &DiscoveryResponse,
         refusal: Option<&str>,
     ) {
         let request = DiscoveryRequest {
             type_url: kind.url().to_owned(),
-            resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            resource_names: self.subscribed.get(kind).cloned().unwrap_or_default(),
             response_nonce: answers.nonce.clone(),
             version_info: answers.version_info.clone(),
             error_detail: refusal.map(|message| RpcStatus {
@@ -176,15 +177,40 @@ impl Stream {
             .expect("open")
     }
 
-    async fn ask(&mut self, kind: &ResourceType, names: &[&str]) -> DiscoveryResponse {
-        self.send(kind, names, &DiscoveryResponse::default(), None)
-            .await;
+    /// Subscribes and accepts what comes, of whatever type, until a response of this type fits.
+    async fn until(
+        &mut self,
+        kind: &ResourceType,
+        names: &[&str],
+        fits: impl Fn(&DiscoveryResponse) -> bool,
+    ) -> DiscoveryResponse {
+        let subscribed = names.iter().map(|name| (*name).to_owned()).collect();
+        self.subscribed.insert(kind.clone(), subscribed);
+        self.send(kind, &DiscoveryResponse::default(), None).await;
         loop {
             let response = self.next().await;
-            if response.type_url == kind.url() {
+            let own = response.type_url == kind.url();
+            if own && fits(&response) {
                 return response;
             }
+            let other = ResourceType::from_url(&response.type_url);
+            self.send(&other, &response, None).await;
         }
+    }
+
+    /// The same, and accepts that one, too.
+    async fn settle(
+        &mut self,
+        kind: &ResourceType,
+        names: &[&str],
+        fits: impl Fn(&DiscoveryResponse) -> bool,
+    ) {
+        let response = self.until(kind, names, fits).await;
+        self.send(kind, &response, None).await;
+    }
+
+    async fn ask(&mut self, kind: &ResourceType) -> DiscoveryResponse {
+        self.until(kind, &[], |_| true).await
     }
 }
 
@@ -198,43 +224,25 @@ async fn a_state_of_the_world_client_gets_the_same() {
     let mut stream = Stream::open(channel, bearer(&token), node)
         .await
         .expect("open");
-    let mut clusters = stream.ask(&ResourceType::Cluster, &[]).await;
-    // Services arrive through watches: the first answer may be older than they are.
-    while !clusters
-        .resources
-        .iter()
-        .any(|any| contains(&any.value, REVIEWS))
-    {
-        stream
-            .send(&ResourceType::Cluster, &[], &clusters, None)
-            .await;
-        clusters = stream.next().await;
-    }
+    // What was applied arrives through watches: the first answers may be older than it.
+    let holds = |text: &'static str| {
+        move |response: &DiscoveryResponse| {
+            let mut bodies = response.resources.iter();
+            bodies.any(|any| contains(&any.value, text))
+        }
+    };
     stream
-        .send(&ResourceType::Cluster, &[], &clusters, None)
+        .settle(&ResourceType::Cluster, &[], holds(REVIEWS))
         .await;
-    let mut endpoints = stream.ask(&ResourceType::Endpoint, &[REVIEWS]).await;
-    while addresses(&endpoints.resources[0].value).is_empty() {
-        stream
-            .send(&ResourceType::Endpoint, &[REVIEWS], &endpoints, None)
-            .await;
-        endpoints = stream.next().await;
-    }
-    assert_eq!(addresses(&endpoints.resources[0].value), ["10.244.0.9"]);
-    let listeners = stream.ask(&ResourceType::Listener, &[]).await;
-    assert!(
-        listeners
-            .resources
-            .iter()
-            .any(|any| contains(&any.value, "virtualInbound"))
-    );
-    let routes = stream.ask(&ResourceType::Route, &[ROUTE]).await;
-    assert!(
-        routes
-            .resources
-            .iter()
-            .any(|any| contains(&any.value, REVIEWS))
-    );
+    stream
+        .settle(&ResourceType::Endpoint, &[REVIEWS], holds("10.244.0.9"))
+        .await;
+    stream
+        .settle(&ResourceType::Listener, &[], holds("virtualInbound"))
+        .await;
+    stream
+        .settle(&ResourceType::Route, &[ROUTE], holds(REVIEWS))
+        .await;
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
@@ -250,17 +258,12 @@ async fn a_refusal_is_shown_with_its_reason() {
     let mut stream = Stream::open(channel, MetadataMap::new(), node("default", ""))
         .await
         .expect("open");
-    let clusters = stream.ask(&ResourceType::Cluster, &[]).await;
+    let clusters = stream.ask(&ResourceType::Cluster).await;
     stream
-        .send(
-            &ResourceType::Cluster,
-            &[],
-            &clusters,
-            Some("no such field"),
-        )
+        .send(&ResourceType::Cluster, &clusters, Some("no such field"))
         .await;
     // Requests are handled in order: an answer to a later one tells that the refusal was read.
-    stream.ask(&ResourceType::Listener, &[]).await;
+    stream.ask(&ResourceType::Listener).await;
     let (_, page) = mesh.page("/debug/syncz").await;
     let page: Value = serde_json::from_str(&page).expect("JSON");
     assert_eq!(page[0]["proxy"], "productpage-1.default");

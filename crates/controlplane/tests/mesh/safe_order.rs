@@ -122,4 +122,12 @@ async fn routes_wait_for_their_subsets_also_across_a_restart() {
         condition(object, "True")
     })
     .await;
+    // The restarted control plane found told what it had to tell.
+    let events = mesh.kind("v1", "Event", Some("default"));
+    let events = events.list(&Default::default()).await.expect("events");
+    let told = events
+        .iter()
+        .filter(|event| event.data["reason"] == "SubsetsMissing");
+    let counts: Vec<_> = told.map(|event| event.data["count"].clone()).collect();
+    assert_eq!(counts, [json!(1)]);
 }
