@@ -73,6 +73,16 @@ fn run(task: Task) -> anyhow::Result<()> {
     }
 }
 
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The release build of the product.
+fn binary() -> PathBuf {
+    target().join("release/meltemi")
+}
+
 /// The project's root directory.
 fn root() -> PathBuf {
     let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

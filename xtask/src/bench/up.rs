@@ -96,7 +96,7 @@ fn once(user: &str, is_root: bool) -> anyhow::Result<Run> {
     let (api_port, ingress_port) = (free_port()?, free_port()?);
     // The binary is copied, so that an ordinary user can reach it wherever the checkout lies.
     let binary = state.join("meltemi");
-    std::fs::copy(crate::root().join("target/release/meltemi"), &binary)?;
+    std::fs::copy(crate::binary(), &binary)?;
     let mut command = if user == "user" && is_root {
         run_command(Command::new("chown").args(["-R", USER_ID]).arg(&state))?;
         let mut command = Command::new("setpriv");
