@@ -61,22 +61,26 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
     let mut child = command.spawn().context("start cargo test")?;
     let stdout = child.stdout.take().context("cargo test has an output")?;
     for line in BufReader::new(stdout).lines() {
-        count.line(&line?);
+        let line = line?;
+        if count.line(&line) {
+            println!("{line}");
+        }
     }
     let status = child.wait()?;
     count.finish(status.success())
 }
 
 impl Count {
-    fn line(&mut self, line: &str) {
+    /// Counts a line of output; `true` when a person should see it.
+    fn line(&mut self, line: &str) -> bool {
         if let Some(reason) = line.trim_start().strip_prefix("SKIPPED: ") {
             self.skipped.push(reason.to_owned());
-            return;
+            return false;
         }
         if let Some(rest) = line.strip_prefix("test result: ") {
             self.passed += number_before(rest, " passed");
             self.failed += number_before(rest, " failed");
-            return;
+            return true;
         }
         if line.ends_with(" ... FAILED") {
             self.failures.push(
@@ -86,9 +90,7 @@ impl Count {
             );
         }
         let is_noise = line.ends_with(" ... ok") || line.is_empty() || line.starts_with("running ");
-        if !is_noise {
-            println!("{line}");
-        }
+        !is_noise
     }
 
     fn finish(mut self, succeeded: bool) -> anyhow::Result<()> {

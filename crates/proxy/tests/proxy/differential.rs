@@ -25,6 +25,9 @@ impl Drop for Envoy {
 }
 
 fn binary() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("MELTEMI_TEST_ENVOY") {
+        return Some(path.into());
+    }
     let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/envoy/lib");
     let versions = std::fs::read_dir(lib).ok()?.flatten();
     let candidates = versions.map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"));
