@@ -237,6 +237,20 @@ fn strict_mutual_tls(mesh: &Mesh) {
     );
 }
 
+/// No proxy has refused (NACK) any of its configuration: the control plane would have logged it.
+fn nothing_was_refused(mesh: &Mesh) {
+    let log = mesh.kubectl_text(&["logs", "deployment/istiod", "-n", "istio-system"]);
+    assert!(
+        log.contains("proxy connected"),
+        "the log is that of the control plane: {log}"
+    );
+    let refused: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("refused its configuration"))
+        .collect();
+    assert_eq!(refused, Vec::<&str>::new());
+}
+
 fn exercises(user: User, flags: &[&str]) {
     let Some(manifests) = manifests() else { return };
     let Some(mesh) = Mesh::up(user, flags) else {
@@ -246,6 +260,7 @@ fn exercises(user: User, flags: &[&str]) {
     shift_traffic_in_the_order_of_the_guide(&mesh, &manifests);
     route_by_user_agent(&mesh);
     strict_mutual_tls(&mesh);
+    nothing_was_refused(&mesh);
     mesh.stop();
 }
 
