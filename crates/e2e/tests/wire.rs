@@ -80,6 +80,15 @@ fn nothing_is_in_clear_between_two_injected_pods_and_each_side_logs_the_other() 
         let page = mesh.page(&[("end-user", MARKER), ("x-request-id", MARKER)]);
         assert!(page.contains("PublisherA"));
     }
+    only_tls_was_seen(&sniffer);
+    logs_name_the_peer(&mesh);
+    a_dead_sidecar_lets_nothing_past(&mesh);
+    only_tls_was_seen(&sniffer);
+    mesh.stop();
+}
+
+/// Every connection to the service begins with a TLS record, and the marker is never in clear.
+fn only_tls_was_seen(sniffer: &Sniffer) {
     let mut payloads = 0;
     let mut first_of_connection = std::collections::BTreeSet::new();
     for line in sniffer.lines.try_iter() {
@@ -104,9 +113,6 @@ fn nothing_is_in_clear_between_two_injected_pods_and_each_side_logs_the_other() 
         }
     }
     assert!(payloads > 0, "something was seen");
-    logs_name_the_peer(&mesh);
-    a_dead_sidecar_lets_nothing_past(&mesh);
-    mesh.stop();
 }
 
 fn hex_of(text: &str) -> String {
@@ -164,7 +170,8 @@ fn logs_name_the_peer(mesh: &Mesh) {
     );
 }
 
-/// The sidecar of the product page is stopped for good: its application's calls fail, none goes past it.
+/// The sidecar of the product page stops or dies: its application's calls fail or wait for the next one, none goes
+/// past it (the caller looks at the wire).
 fn a_dead_sidecar_lets_nothing_past(mesh: &Mesh) {
     let page = mesh
         .processes()
@@ -205,10 +212,22 @@ fn a_dead_sidecar_lets_nothing_past(mesh: &Mesh) {
                     .is_some_and(|name| name.starts_with("productpage"))
         })
         .expect("the sidecar runs");
-    // Stopped, not killed: a killed one is started again at once.
+    // A killed one is started again at once, so that the failure itself is seen on a stopped one.
     let pid = nix::unistd::Pid::from_raw(sidecar.pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("it runs");
     let (passed, seen) = direct("with the sidecar stopped");
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("it runs");
     assert!(!passed, "{seen}");
+    sidecar.kill();
+    for _ in 0..10 {
+        let _either = direct("while the sidecar is started again");
+    }
+    eventually(
+        Duration::from_secs(20),
+        "the next sidecar carries calls",
+        || {
+            let (passed, seen) = direct("through the next sidecar");
+            if passed { Ok(()) } else { Err(seen) }
+        },
+    );
 }
