@@ -134,8 +134,6 @@ impl Generator for Discovery {
         self.world.states()
     }
 
-    fn refresh(&self, _: &mut Client, _: &State) {}
-
     fn resources(
         &self,
         state: &State,

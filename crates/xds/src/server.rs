@@ -71,9 +71,6 @@ pub trait Generator: Send + Sync + 'static {
     /// The newest state, and a signal for each newer one.
     fn snapshots(&self) -> watch::Receiver<Self::Snapshot>;
 
-    /// Recomputes what depends on the snapshot in a client (its own services, say) before a push.
-    fn refresh(&self, client: &mut Self::Client, snapshot: &Self::Snapshot);
-
     /// The resources of a type for a client.
     fn resources(
         &self,
@@ -242,10 +239,6 @@ impl<G: Generator> Connected<G> {
         self.client.as_ref().expect("taken only by drop")
     }
 
-    fn client_mut(&mut self) -> &mut G::Client {
-        self.client.as_mut().expect("taken only by drop")
-    }
-
     fn view<'a>(&'a self, snapshot: &'a G::Snapshot) -> View<'a, G> {
         View {
             generator: &self.generator,
@@ -287,12 +280,11 @@ impl<G: Generator, W: Wire> ClientStream<G, W> {
         &mut self,
         first: W::Request,
         mut requests: Streaming<W::Request>,
-        mut connected: Connected<G>,
+        connected: Connected<G>,
     ) -> Result<(), Status> {
         let generator = Arc::clone(&self.generator);
         let mut snapshots = generator.snapshots();
         let mut snapshot = snapshots.borrow_and_update().clone();
-        generator.refresh(connected.client_mut(), &snapshot);
         self.request(first, &snapshot, &connected).await?;
         let mut deadline = tokio::time::Instant::now();
         let mut pushing = false;
@@ -317,7 +309,6 @@ impl<G: Generator, W: Wire> ClientStream<G, W> {
                     changed?;
                     let permit = Arc::clone(&self.pushes).acquire_owned().await;
                     snapshot = snapshots.borrow_and_update().clone();
-                    generator.refresh(connected.client_mut(), &snapshot);
                     let out = self.session.push(&connected.view(&snapshot));
                     drop(permit);
                     deadline = tokio::time::Instant::now() + WARMING_DEADLINE;

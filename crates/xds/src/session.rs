@@ -91,7 +91,9 @@ impl Session {
         let mut out = Vec::new();
         let mut endpoints = BTreeSet::new();
         let mut changed = BTreeSet::new();
-        if let Some(update) = self.difference(&ResourceType::Cluster, source, Removals::Keep) {
+        if let Some(Difference { update, .. }) =
+            self.difference(&ResourceType::Cluster, source, Removals::Keep)
+        {
             let watched = self
                 .types
                 .get(&ResourceType::Endpoint)
@@ -117,7 +119,9 @@ impl Session {
             state.sent.retain(|name, _| !changed.contains(name));
         }
         // Endpoints that vanish with their cluster are no removal: the cluster still serves until routes have moved.
-        if let Some(update) = self.difference(&ResourceType::Endpoint, source, Removals::Keep) {
+        if let Some(Difference { update, .. }) =
+            self.difference(&ResourceType::Endpoint, source, Removals::Keep)
+        {
             let message = self.send(&ResourceType::Endpoint, update, Vec::new());
             out.push(message);
         }
@@ -337,18 +341,30 @@ impl Session {
 
     /// Answers a subscription as a whole. A first wildcard request is always answered, even with nothing.
     fn answer(&mut self, kind: &ResourceType, source: &dyn Source) -> Option<Outgoing> {
-        let empty = || (kind.is_full_state()).then(Vec::new);
-        let update = self
+        let empty = || kind.is_full_state().then(Difference::default);
+        let difference = self
             .difference(kind, source, Removals::Apply)
             .or_else(empty)?;
-        let removed = self.take_removed(kind, source);
-        Some(self.send(kind, update, removed))
+        Some(self.send_all(kind, difference))
     }
 
     fn send_difference(&mut self, kind: &ResourceType, source: &dyn Source) -> Option<Outgoing> {
-        let update = self.difference(kind, source, Removals::Apply)?;
-        let removed = self.take_removed(kind, source);
-        Some(self.send(kind, update, removed))
+        let difference = self.difference(kind, source, Removals::Apply)?;
+        Some(self.send_all(kind, difference))
+    }
+
+    /// Sends a difference and forgets what is gone; only the delta variant names it.
+    fn send_all(&mut self, kind: &ResourceType, difference: Difference) -> Outgoing {
+        if let Some(state) = self.types.get_mut(kind) {
+            for name in &difference.gone {
+                state.sent.remove(name);
+            }
+        }
+        let removed = match self.protocol {
+            Protocol::Delta => difference.gone,
+            Protocol::StateOfTheWorld => Vec::new(),
+        };
+        self.send(kind, difference.update, removed)
     }
 
     /// What must be sent so that the client has what `source` says; `None` when it has it.
@@ -357,7 +373,7 @@ impl Session {
         kind: &ResourceType,
         source: &dyn Source,
         removals: Removals,
-    ) -> Option<Vec<Arc<Resource>>> {
+    ) -> Option<Difference> {
         let state = self.types.get(kind)?;
         let mut now = source.resources(kind, &state.wanted());
         let is_new = |resource: &Arc<Resource>| {
@@ -367,16 +383,21 @@ impl Session {
                 .is_none_or(|sent| sent.version != resource.version)
         };
         let changed = now.iter().any(is_new);
-        let gone = removals == Removals::Apply && {
-            let names: BTreeSet<&ArcStr> = now.iter().map(|resource| &resource.name).collect();
-            state.sent.keys().any(|name| !names.contains(name))
+        let gone: Vec<ArcStr> = match removals {
+            Removals::Keep => Vec::new(),
+            Removals::Apply => {
+                let names: BTreeSet<&ArcStr> = now.iter().map(|resource| &resource.name).collect();
+                let is_gone = |name: &&ArcStr| !names.contains(name);
+                state.sent.keys().filter(is_gone).cloned().collect()
+            }
         };
-        if !changed && !gone {
+        if !changed && gone.is_empty() {
             return None;
         }
         if self.protocol == Protocol::Delta || !kind.is_full_state() {
             now.retain(is_new);
-            return (!now.is_empty() || (gone && self.protocol == Protocol::Delta)).then_some(now);
+            let is_told = !now.is_empty() || (!gone.is_empty() && self.protocol == Protocol::Delta);
+            return is_told.then_some(Difference { update: now, gone });
         }
         if removals == Removals::Keep {
             let names: BTreeSet<ArcStr> =
@@ -384,32 +405,7 @@ impl Session {
             let kept = state.sent.iter().filter(|(name, _)| !names.contains(*name));
             now.extend(kept.filter_map(|(_, sent)| sent.resource.clone()));
         }
-        Some(now)
-    }
-
-    fn take_removed(&mut self, kind: &ResourceType, source: &dyn Source) -> Vec<ArcStr> {
-        let Some(state) = self.types.get_mut(kind) else {
-            return Vec::new();
-        };
-        let now: BTreeSet<ArcStr> = source
-            .resources(kind, &state.wanted())
-            .into_iter()
-            .map(|resource| resource.name.clone())
-            .collect();
-        let removed: Vec<ArcStr> = state
-            .sent
-            .keys()
-            .filter(|name| !now.contains(*name))
-            .cloned()
-            .collect();
-        for name in &removed {
-            state.sent.remove(name);
-        }
-        if self.protocol == Protocol::Delta {
-            removed
-        } else {
-            Vec::new()
-        }
+        Some(Difference { update: now, gone })
     }
 
     fn send(
@@ -437,6 +433,13 @@ impl Session {
             nonce,
         }
     }
+}
+
+/// What a client lacks, and what it has that no longer exists.
+#[derive(Debug, Default)]
+struct Difference {
+    update: Vec<Arc<Resource>>,
+    gone: Vec<ArcStr>,
 }
 
 /// What a difference does about resources that no longer exist.

@@ -67,8 +67,6 @@ impl Generator for Fake {
         self.worlds.subscribe()
     }
 
-    fn refresh(&self, (): &mut (), _: &Arc<World>) {}
-
     fn resources(
         &self,
         world: &Arc<World>,
