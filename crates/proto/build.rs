@@ -34,24 +34,30 @@ fn main() {
     let mut set =
         FileDescriptorSet::decode(&bytes[..]).expect("the descriptors of envoy-types decode");
     set.file.extend(istio::files());
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let out = path("OUT_DIR");
     fs::write(out.join("messages.bin"), Table::of(&set).encode()).expect("OUT_DIR is writable");
 }
 
 /// Finds the descriptor file in the source of the envoy-types that this build uses.
+///
+/// Cargo is asked about a package that depends on nothing else: what it needs is downloaded whenever this script runs,
+/// whichever part of the workspace is being built, so that the question needs no network.
 fn descriptors() -> PathBuf {
-    let output = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--offline",
-            "--manifest-path",
-        ])
-        .arg(
-            Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
-                .join("Cargo.toml"),
-        )
+    let here = path("CARGO_MANIFEST_DIR");
+    let lock = here.join("../../Cargo.lock");
+    println!("cargo::rerun-if-changed={}", lock.display());
+    let question = path("OUT_DIR").join("question");
+    fs::create_dir_all(question.join("src")).expect("OUT_DIR is writable");
+    fs::write(question.join("src/lib.rs"), "").expect("OUT_DIR is writable");
+    fs::write(question.join("Cargo.toml"), QUESTION).expect("OUT_DIR is writable");
+    fs::copy(lock, question.join("Cargo.lock")).expect("the workspace has a lock file");
+    let output = Command::new(path("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .arg("--filter-platform")
+        .arg(env::var_os("TARGET").expect("cargo sets TARGET"))
+        .arg("--manifest-path")
+        .arg(question.join("Cargo.toml"))
+        .current_dir(here) // where a configuration of sources applies
         .output()
         .expect("cargo metadata runs");
     assert!(
@@ -73,6 +79,22 @@ fn descriptors() -> PathBuf {
         .parent()
         .expect("a manifest lies in a directory");
     source.join("src/generated/types.bin")
+}
+
+/// Depends on envoy-types as the workspace does; the copied lock file says which.
+const QUESTION: &str = "\
+[package]
+name = \"question\"
+version = \"0.0.0\"
+edition = \"2024\"
+[dependencies]
+envoy-types = \"0.7\"
+[workspace]
+";
+
+/// A path that cargo tells in a variable.
+fn path(variable: &str) -> PathBuf {
+    PathBuf::from(env::var_os(variable).expect(variable))
 }
 
 #[derive(Default)]

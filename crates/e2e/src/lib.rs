@@ -12,6 +12,7 @@ pub mod http;
 pub mod load;
 pub mod mesh;
 pub mod processes;
+pub mod sniffer;
 
 use std::{
     path::{Path, PathBuf},

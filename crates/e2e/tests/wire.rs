@@ -1,233 +1,125 @@
-//! What is on the wire between two injected pods, seen by a packet socket in the receiver's namespace.
+//! What is on the wire between injected pods, seen by a packet socket in the node's namespace.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::Duration,
+use std::{process::Command, time::Duration};
+
+use meltemi_e2e::{
+    Mesh, User, eventually,
+    processes::Process,
+    sniffer::{Sniffer, only_tls_records},
 };
-
-use meltemi_e2e::{Mesh, User, eventually, processes::Process};
-
-/// Prints each TCP payload that arrives on eth0 as hexadecimal, after a line `ready`.
-const SNIFFER: &str = "\
-import socket
-s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
-s.bind(('eth0', 0))
-print('ready', flush=True)
-while True:
-    p = s.recv(65535)
-    if p[9] != 6: continue
-    t = p[(p[0] & 15) * 4:int.from_bytes(p[2:4], 'big')]
-    b = t[(t[12] >> 4) * 4:]
-    if b: print(int.from_bytes(t[0:2], 'big'), int.from_bytes(t[2:4], 'big'), b.hex(), flush=True)
-";
-
-struct Sniffer {
-    child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-/// Starts the sniffer in the network namespace of a process of the pod.
-fn sniff(inside: &Process, user: User) -> Sniffer {
-    let mut command = Command::new("nsenter");
-    command.args(["--target", &inside.pid.to_string(), "--net"]);
-    if user == User::Ordinary {
-        command.args(["--user", "--preserve-credentials"]);
-    }
-    let mut child = command
-        .args(["python3", "-c", SNIFFER])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("nsenter runs");
-    let stdout = child.stdout.take().expect("piped");
-    let (sender, lines) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    assert_eq!(
-        lines.recv_timeout(Duration::from_secs(10)).as_deref(),
-        Ok("ready")
-    );
-    Sniffer { child, lines }
-}
-
-impl Drop for Sniffer {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
-        let _ = self.child.wait();
-    }
-}
 
 /// What a header sent by an application looks like in clear.
 const MARKER: &str = "marker-3f1c9a";
+/// Port of Bookinfo's services; all their pods and all their callers are injected.
+const PORT: u16 = 9080;
+const SETTLE: Duration = Duration::from_secs(20);
+const OF_PAGE: &str = "spiffe://cluster.local/ns/default/sa/bookinfo-productpage";
+const OF_DETAILS: &str = "spiffe://cluster.local/ns/default/sa/bookinfo-details";
 
 #[test]
-fn nothing_is_in_clear_between_two_injected_pods_and_each_side_logs_the_other() {
-    let Some(mesh) = Mesh::up(User::Root, &["--sample", "bookinfo"]) else {
-        return;
-    };
-    let details = mesh
-        .processes()
-        .into_iter()
-        .find(|process| process.command.contains("sample details"))
-        .expect("details runs");
-    let sniffer = sniff(&details, mesh.user);
-    for _ in 0..20 {
-        let page = mesh.page(&[("end-user", MARKER), ("x-request-id", MARKER)]);
-        assert!(page.contains("PublisherA"));
-    }
-    only_tls_was_seen(&sniffer);
-    logs_name_the_peer(&mesh);
-    a_dead_sidecar_lets_nothing_past(&mesh);
-    only_tls_was_seen(&sniffer);
-    mesh.stop();
-}
-
-/// Every connection to the service begins with a TLS record, and the marker is never in clear.
-fn only_tls_was_seen(sniffer: &Sniffer) {
-    let mut payloads = 0;
-    let mut first_of_connection = std::collections::BTreeSet::new();
-    for line in sniffer.lines.try_iter() {
-        let mut words = line.split(' ');
-        let (Some(from), Some(to), Some(hex)) = (words.next(), words.next(), words.next()) else {
-            continue;
+fn nothing_is_in_clear_between_injected_pods_and_each_side_logs_the_other() {
+    for user in User::possible() {
+        let Some(mesh) = Mesh::up(user, &["--sample", "bookinfo"]) else {
+            return;
         };
-        // Replies of the platform's DNS and of the control plane come from other ports; what goes to the service is judged.
-        if to != "9080" {
-            continue;
+        let sniffer = Sniffer::in_node_of(&mesh);
+        for _ in 0..20 {
+            let page = mesh.page(&[("end-user", MARKER), ("x-request-id", MARKER)]);
+            assert!(page.contains("PublisherA"));
         }
-        payloads += 1;
-        assert!(
-            !hex.contains(&hex_of(MARKER)),
-            "the marker is in clear from port {from}"
-        );
-        if first_of_connection.insert(from.to_owned()) {
-            assert!(
-                ["14", "15", "16", "17"].contains(&&hex[..2]),
-                "a payload that is no TLS record: {hex:.32}"
-            );
+        only_tls_was_seen(&sniffer);
+        logs_name_the_peer(&mesh);
+        if nix::unistd::geteuid().is_root() {
+            a_dead_sidecar_lets_nothing_past(&mesh);
         }
+        only_tls_was_seen(&sniffer);
+        mesh.stop();
     }
-    assert!(payloads > 0, "something was seen");
 }
 
-fn hex_of(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+/// Every byte between the pods belongs to a TLS record, in both directions, and the marker is nowhere.
+fn only_tls_was_seen(sniffer: &Sniffer) {
+    let streams = sniffer.streams(PORT);
+    let port = format!(":{PORT}");
+    let requests = streams.iter().filter(|stream| stream.to.ends_with(&port));
+    assert!(requests.count() > 0, "requests were seen");
+    for stream in streams {
+        let marker = MARKER.as_bytes();
+        let in_clear = stream.bytes.windows(marker.len()).any(|at| at == marker);
+        assert!(!in_clear, "from {} to {}", stream.from, stream.to);
+        let judged = only_tls_records(&stream.bytes);
+        assert_eq!(judged, Ok(()), "from {} to {}", stream.from, stream.to);
+    }
 }
 
-/// Both sidecars know whom they speak with: the metrics of each name the other's identity.
+/// The access log of each side names the identity of the other, where the mesh configuration asks for it.
 fn logs_name_the_peer(mesh: &Mesh) {
-    let metrics = |pod: &str| {
-        let process = mesh
-            .processes()
-            .into_iter()
-            .find(|process| {
-                process.command.contains("proxy sidecar")
-                    && process
-                        .variable("POD_NAME")
-                        .is_some_and(|name| name.starts_with(pod))
-            })
-            .expect("the sidecar runs");
-        let script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:15090/stats/prometheus').read().decode())";
-        let output = Command::new("nsenter")
-            .args([
-                "--target",
-                &process.pid.to_string(),
-                "--net",
-                "python3",
-                "-c",
-                script,
-            ])
-            .output()
-            .expect("nsenter runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    eventually(Duration::from_secs(15), "details knows its caller", || {
-        let text = metrics("details-v1");
-        let known = text.lines().any(|line| {
-            line.starts_with("istio_requests_total{")
-                && line.contains("reporter=\"destination\"")
-                && line.contains("source_principal=\"spiffe://cluster.local/ns/default/sa/bookinfo-productpage\"")
+    let map = mesh.kubectl_json(&["get", "configmap", "istio", "-n", "istio-system"]);
+    let text = map["data"]["mesh"].as_str().expect("a mesh configuration");
+    let format = "peers down=%DOWNSTREAM_PEER_URI_SAN% up=%UPSTREAM_PEER_URI_SAN%";
+    let kept = text.lines().filter(|line| !line.starts_with("accessLog"));
+    let text = kept.collect::<Vec<_>>().join("\n");
+    let text = format!("{text}\naccessLogFile: /dev/stdout\naccessLogFormat: '{format}'\n");
+    let patch = serde_json::json!({"data": {"mesh": text}}).to_string();
+    let map = ["patch", "configmap", "istio", "-n", "istio-system", "-p"];
+    let _printed = mesh.kubectl_text(&[&map[..], &[&patch]].concat());
+    for (pod, expected) in [
+        ("productpage-v1", format!("down=- up={OF_DETAILS}")),
+        ("details-v1", format!("down={OF_PAGE} up=-")),
+    ] {
+        let deployment = format!("deployment/{pod}");
+        eventually(SETTLE, &format!("the log of {pod} names its peer"), || {
+            let _page = mesh.page(&[]);
+            let log = mesh.kubectl_text(&["logs", &deployment, "-c", "istio-proxy", "--tail=20"]);
+            let known = log.lines().any(|line| line.ends_with(&expected));
+            if known { Ok(()) } else { Err(log) }
         });
-        if known { Ok(()) } else { Err(text) }
+    }
+}
+
+fn process_of(mesh: &Mesh, command: &str, pod: &str) -> Process {
+    let mut processes = mesh.processes().into_iter();
+    let found = processes.find(|process| {
+        let in_pod = process
+            .variable("POD_NAME")
+            .is_none_or(|name| name.starts_with(pod));
+        process.command.contains(command) && in_pod
     });
-    eventually(
-        Duration::from_secs(15),
-        "productpage knows its server",
-        || {
-            let text = metrics("productpage-v1");
-            let known = text.lines().any(|line| {
-            line.starts_with("istio_requests_total{")
-                && line.contains("reporter=\"source\"")
-                && line.contains("destination_principal=\"spiffe://cluster.local/ns/default/sa/bookinfo-details\"")
-        });
-            if known { Ok(()) } else { Err(text) }
-        },
-    );
+    found.expect("the process runs")
 }
 
 /// The sidecar of the product page stops or dies: its application's calls fail or wait for the next one, none goes
 /// past it (the caller looks at the wire).
 fn a_dead_sidecar_lets_nothing_past(mesh: &Mesh) {
-    let page = mesh
-        .processes()
-        .into_iter()
-        .find(|process| process.command.contains("sample productpage"))
-        .expect("it runs");
-    let call = "import urllib.request as u; print(u.urlopen('http://details:9080/details/0', timeout=3).status)";
-    let direct = |what: &str| {
+    let page = process_of(mesh, "sample productpage", "productpage");
+    let script = format!(
+        "import urllib.request as u; r = u.Request('http://details:9080/details/0', headers={{'end-user': '{MARKER}'}}); \
+         print(u.urlopen(r, timeout=3).status)"
+    );
+    let call = || {
         let output = Command::new("nsenter")
-            .args([
-                "--target",
-                &page.pid.to_string(),
-                "--net",
-                "--mount",
-                "python3",
-                "-c",
-                call,
-            ])
+            .args(["--target", &page.pid.to_string(), "--net", "--mount"])
+            .args(["python3", "-c", &script])
             .output()
             .expect("nsenter runs");
-        (
-            output.status.success(),
-            format!("{what}: {}", String::from_utf8_lossy(&output.stderr)),
-        )
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     };
-    assert!(
-        direct("through the sidecar").0,
-        "{}",
-        direct("through the sidecar").1
-    );
-    let sidecar = mesh
-        .processes()
-        .into_iter()
-        .find(|process| {
-            process.command.contains("proxy sidecar")
-                && process
-                    .variable("POD_NAME")
-                    .is_some_and(|name| name.starts_with("productpage"))
-        })
-        .expect("the sidecar runs");
+    assert_eq!(call(), Ok(()), "through the sidecar");
+    let sidecar = process_of(mesh, "proxy sidecar", "productpage");
     // A killed one is started again at once, so that the failure itself is seen on a stopped one.
     let pid = nix::unistd::Pid::from_raw(sidecar.pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("it runs");
-    let (passed, seen) = direct("with the sidecar stopped");
+    let with_it_stopped = call();
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("it runs");
-    assert!(!passed, "{seen}");
+    assert!(with_it_stopped.is_err(), "nothing goes past the sidecar");
     sidecar.kill();
     for _ in 0..10 {
-        let _either = direct("while the sidecar is started again");
+        let _either = call(); // while the sidecar is started again
     }
-    eventually(
-        Duration::from_secs(20),
-        "the next sidecar carries calls",
-        || {
-            let (passed, seen) = direct("through the next sidecar");
-            if passed { Ok(()) } else { Err(seen) }
-        },
-    );
+    eventually(SETTLE, "the next sidecar carries calls", call);
 }

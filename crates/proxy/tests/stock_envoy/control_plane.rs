@@ -123,8 +123,6 @@ impl Generator for Fixed {
         self.world.subscribe()
     }
 
-    fn refresh(&self, (): &mut (), _: &Arc<World>) {}
-
     fn resources(
         &self,
         world: &Arc<World>,
