@@ -79,7 +79,7 @@ fn command(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
 
 fn docs() -> anyhow::Result<Vec<String>> {
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
-    doc.env("RUSTDOCFLAGS", "-D rustdoc::broken_intra_doc_links");
+    doc.env("RUSTDOCFLAGS", "-D warnings");
     Ok(run_command(&mut doc)
         .err()
         .map(|error| error.to_string())

@@ -3,8 +3,8 @@
 //! Input is Envoy v3 configuration as `compile` understands it. Nothing here knows Kubernetes or the control plane's
 //! model; the proxy runs from a file of xDS resources alone.
 //!
-//! A connection's way: [`worker`] accepts → [`accept`] inspects, chooses the chain and terminates TLS → [`http`] or
-//! [`tcp`] serves it.
+//! A connection's way: `worker` accepts → `accept` inspects, chooses the chain and terminates TLS → `http` or `tcp`
+//! serves it.
 
 mod accept;
 mod admin;
