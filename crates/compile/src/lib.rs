@@ -20,6 +20,7 @@ mod http_filter;
 mod listener;
 mod network_filter;
 mod pb;
+mod rate_limit;
 mod rbac;
 mod refusal;
 mod route;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use meltemi_traffic::Str;
 use meltemi_traffic::hcm::FilterOverride;
 use meltemi_traffic::mutation::HeaderOp;
+use meltemi_traffic::ratelimit::RateLimitRule;
 use meltemi_traffic::route::{Action, Overrides, RequireTls, Route, RouteTable, VirtualHost};
 use meltemi_traffic::select::DomainIndex;
 use prost::Name;
@@ -18,6 +19,7 @@ use crate::coverage;
 use crate::headers::level;
 use crate::http_filter::route_setting;
 use crate::pb::{route as pb, wkt};
+use crate::rate_limit;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{flag, header_names, metadata, number_or, strs};
 
@@ -47,6 +49,7 @@ pub(crate) fn embedded(message: &pb::RouteConfiguration) -> Compiled<Arc<RouteTa
             &level_headers(message)?,
         )?],
         mirrors: &message.request_mirror_policies,
+        rate_limits: Arc::default(),
         retries: &retries,
     };
     let hosts = each("virtual_hosts", &message.virtual_hosts, |host| {
@@ -115,6 +118,7 @@ pub(crate) struct Scope<'m> {
     max_body: u32,
     levels: Vec<Level>,
     mirrors: &'m [pb::route_action::RequestMirrorPolicy],
+    rate_limits: Arc<[RateLimitRule]>,
     retries: &'m retry::LastPolicy,
 }
 
@@ -202,6 +206,7 @@ fn virtual_host(message: &pb::VirtualHost, scope: &Scope<'_>) -> Compiled<Virtua
     if !message.request_mirror_policies.is_empty() {
         inner.mirrors = &message.request_mirror_policies;
     }
+    inner.rate_limits = rate_limit::rules("rate_limits", &message.rate_limits)?;
     Ok(VirtualHost {
         name: message.name.as_str().into(),
         domains: strs(&message.domains),

@@ -279,14 +279,15 @@ pub(crate) fn metadata_matcher(message: &matcher::MetadataMatcher) -> Compiled<M
 }
 
 pub(crate) fn cidr(message: &core::CidrRange) -> Compiled<Cidr> {
-    let Ok(address) = message.address_prefix.parse::<IpAddr>() else {
-        return refuse_field(
-            "address_prefix",
-            format!("{:?} is no IP address", message.address_prefix),
-        );
+    block(&message.address_prefix, message.prefix_len.as_ref())
+}
+
+/// An address block in either package's form.
+pub(crate) fn block(prefix: &str, length: Option<&wkt::UInt32Value>) -> Compiled<Cidr> {
+    let Ok(address) = prefix.parse::<IpAddr>() else {
+        return refuse_field("address_prefix", format!("{prefix:?} is no IP address"));
     };
-    let length = number_or(message.prefix_len.as_ref(), 0);
-    u8::try_from(length)
+    u8::try_from(number_or(length, 0))
         .ok()
         .and_then(|length| Cidr::new(address, length))
         .map_or_else(

@@ -86,7 +86,6 @@ fn in_routes(table: &RouteTable) -> Option<&'static str> {
                 Some("internal_redirect_policy")
             }
             Action::Forward(forward) if forward.connect_raw => Some("connect_config"),
-            Action::Forward(forward) if !forward.rate_limits.is_empty() => Some("rate_limits"),
             Action::Forward(forward) if !forward.metadata_match.is_empty() => {
                 Some("metadata_match")
             }

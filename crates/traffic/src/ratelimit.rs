@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use http::header::HeaderName;
-
 use crate::mutation::HeaderOp;
 use crate::{Fraction, Str};
+
+mod descriptor;
+
+pub use descriptor::{
+    Descriptor, HostRules, LimitUnit, RateLimitAction, RateLimitFacts, RateLimitRule, RateLimits,
+    RequestsPerUnit, append_descriptors,
+};
 
 /// Settings of a token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,50 +120,6 @@ pub struct DescriptorBucket {
 
 /// Body of a denial.
 pub const LIMITED_BODY: &str = "local_rate_limited";
-
-/// Descriptors that a route produces.
-#[derive(Debug, Clone)]
-pub struct RateLimitRule {
-    /// Stage.
-    pub stage: u32,
-    /// Switched off by this key (unused runtime key).
-    pub disable_key: Str,
-    /// Entries in order.
-    pub actions: Vec<RateLimitAction>,
-}
-
-/// One descriptor entry.
-#[derive(Debug, Clone)]
-pub enum RateLimitAction {
-    /// `source_cluster`.
-    SourceCluster,
-    /// `destination_cluster`.
-    DestinationCluster,
-    /// A request header.
-    RequestHeader {
-        /// The header.
-        header: HeaderName,
-        /// The entry's key.
-        key: Str,
-        /// Absent: the entry is left out rather than the descriptor.
-        skip_if_absent: bool,
-    },
-    /// `remote_address`.
-    RemoteAddress,
-    /// A constant.
-    Generic(Str, Str),
-    /// A constant when headers match.
-    HeaderMatch {
-        /// The entry's key.
-        key: Str,
-        /// The entry's value.
-        value: Str,
-        /// The wanted outcome.
-        expect: bool,
-        /// The headers.
-        headers: Vec<crate::matcher::HeaderMatcher>,
-    },
-}
 
 #[cfg(test)]
 mod tests {

@@ -219,7 +219,7 @@ pub struct Forward {
     /// Upgrades of this route: name in lower case, and whether it is allowed.
     pub upgrades: Vec<(Str, bool)>,
     /// Rate limit descriptors.
-    pub rate_limits: Vec<crate::ratelimit::RateLimitRule>,
+    pub rate_limits: crate::ratelimit::RateLimits,
     /// CONNECT payload is sent as raw TCP.
     pub connect_raw: bool,
     /// Redirects from the upstream are followed so often.

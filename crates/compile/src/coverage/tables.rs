@@ -440,13 +440,15 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.route.v3.RateLimit",
-        effective: "stage disable_key actions",
+        effective: "stage actions limit hits_addend apply_on_stream_done",
         not_yet: "",
-        without_meaning: "",
+        without_meaning: "disable_key",
     },
     Coverage {
         message: "envoy.config.route.v3.RateLimit.Action",
-        effective: "source_cluster destination_cluster request_headers remote_address generic_key header_value_match",
+        effective: "source_cluster destination_cluster request_headers query_parameters remote_address \
+                    masked_remote_address remote_address_match generic_key header_value_match \
+                    query_parameter_value_match metadata",
         not_yet: "",
         without_meaning: "",
     },
@@ -479,8 +481,8 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     regex_rewrite path_rewrite_policy append_x_forwarded_host host_rewrite_literal auto_host_rewrite \
                     host_rewrite_header host_rewrite_path_regex timeout idle_timeout retry_policy \
                     request_mirror_policies priority hash_policy max_grpc_timeout grpc_timeout_offset \
-                    upgrade_configs",
-        not_yet: "max_stream_duration rate_limits",
+                    upgrade_configs max_stream_duration rate_limits include_vh_rate_limits",
+        not_yet: "",
         without_meaning: "early_data_policy metadata_match",
     },
     Coverage {
@@ -528,8 +530,8 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name domains routes require_tls request_headers_to_add request_headers_to_remove \
                     response_headers_to_add response_headers_to_remove typed_per_filter_config \
                     include_request_attempt_count include_attempt_count_in_response retry_policy \
-                    per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies",
-        not_yet: "rate_limits",
+                    per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies rate_limits",
+        not_yet: "",
         without_meaning: "metadata virtual_clusters",
     },
     Coverage {

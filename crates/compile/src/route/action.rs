@@ -1,11 +1,12 @@
 //! What happens to a request: forward, redirect, answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use meltemi_proto::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 use meltemi_traffic::hash::{Cookie, HashPolicy, HashSource};
 use meltemi_traffic::path::TemplateRewrite;
-use meltemi_traffic::ratelimit::{RateLimitAction, RateLimitRule};
+use meltemi_traffic::ratelimit::RateLimits;
 use meltemi_traffic::rewrite::{HostRewrite, PathRewrite, Redirect, RedirectPath};
 use meltemi_traffic::route::{
     ClusterName, ClusterSelector, DirectResponse, Forward, InternalRedirect, Mirror,
@@ -17,10 +18,11 @@ use super::{Level, Scope, conditions};
 use crate::filter_config::decode;
 use crate::headers::level;
 use crate::pb::{core, route as pb};
+use crate::rate_limit;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{
-    duration, flag, header_matcher, header_name, inline_data, limit, metadata, number_or,
-    own_limit, regex_rewrite, runtime_fraction,
+    duration, flag, header_name, inline_data, limit, metadata, number_or, own_limit, regex_rewrite,
+    runtime_fraction,
 };
 
 const DEFAULT_TIMEOUT: Limit = Some(Duration::from_secs(15));
@@ -77,7 +79,7 @@ pub(super) fn forward(
         hash: each("hash_policy", &message.hash_policy, hash_policy)?,
         high_priority: message.priority() == core::RoutingPriority::High,
         upgrades: upgrades(message),
-        rate_limits: rate_limits(message, host)?,
+        rate_limits: rate_limits(message, scope)?,
         connect_raw: message
             .upgrade_configs
             .iter()
@@ -331,49 +333,12 @@ fn internal_redirect(message: &pb::InternalRedirectPolicy) -> Compiled<InternalR
     })
 }
 
-/// The route's own limits, or the virtual host's when it has none.
-fn rate_limits(message: &pb::RouteAction, host: &pb::VirtualHost) -> Compiled<Vec<RateLimitRule>> {
-    let list = if message.rate_limits.is_empty() {
-        &host.rate_limits
-    } else {
-        &message.rate_limits
-    };
-    each("rate_limits", list, |limit| {
-        Ok(RateLimitRule {
-            stage: number_or(limit.stage.as_ref(), 0),
-            disable_key: limit.disable_key.as_str().into(),
-            actions: each("actions", &limit.actions, limit_action)?,
-        })
-    })
-}
-
-fn limit_action(message: &pb::rate_limit::Action) -> Compiled<RateLimitAction> {
-    use pb::rate_limit::action::ActionSpecifier as By;
-    let or = |text: &str, default: &str| Str::from(if text.is_empty() { default } else { text });
-    Ok(match &message.action_specifier {
-        Some(By::SourceCluster(_)) => RateLimitAction::SourceCluster,
-        Some(By::DestinationCluster(_)) => RateLimitAction::DestinationCluster,
-        Some(By::RequestHeaders(headers)) => RateLimitAction::RequestHeader {
-            header: header_name(&headers.header_name).within("request_headers.header_name")?,
-            key: headers.descriptor_key.as_str().into(),
-            skip_if_absent: headers.skip_if_absent,
-        },
-        Some(By::RemoteAddress(_)) => RateLimitAction::RemoteAddress,
-        Some(By::GenericKey(generic)) => RateLimitAction::Generic(
-            or(&generic.descriptor_key, "generic_key"),
-            generic.descriptor_value.as_str().into(),
-        ),
-        Some(By::HeaderValueMatch(matcher)) => RateLimitAction::HeaderMatch {
-            key: or(&matcher.descriptor_key, "header_match"),
-            value: matcher.descriptor_value.as_str().into(),
-            expect: flag(matcher.expect_match.as_ref(), true),
-            headers: each(
-                "header_value_match.headers",
-                &matcher.headers,
-                header_matcher,
-            )?,
-        },
-        _ => return refuse("this rate limit action is not supported"),
+#[expect(deprecated, reason = "still sent")]
+fn rate_limits(message: &pb::RouteAction, scope: &Scope<'_>) -> Compiled<RateLimits> {
+    Ok(RateLimits {
+        route: rate_limit::rules("rate_limits", &message.rate_limits)?,
+        host: Arc::clone(&scope.rate_limits),
+        include_host: flag(message.include_vh_rate_limits.as_ref(), false),
     })
 }
 
