@@ -22,17 +22,14 @@ pub(crate) fn http_filter(message: &http_filters::rbac::v3::Rbac) -> Compiled<Rb
             .map(|rules| rules_of(rules).within("shadow_rules"))
             .transpose()?,
         shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
-        stat_prefix: message.rules_stat_prefix.as_str().into(),
-        continuous: false,
+        rules_prefix: message.rules_stat_prefix.as_str().into(),
+        ..RbacFilter::default()
     })
 }
 
 /// The network filter.
 pub(crate) fn network_filter(message: &network_filters::rbac::v3::Rbac) -> Compiled<RbacFilter> {
     use network_filters::rbac::v3::rbac::EnforcementType;
-    if message.enforcement_type() == EnforcementType::Continuous {
-        return refuse_field("enforcement_type", "CONTINUOUS is not supported");
-    }
     Ok(RbacFilter {
         rules: message
             .rules
@@ -45,8 +42,10 @@ pub(crate) fn network_filter(message: &network_filters::rbac::v3::Rbac) -> Compi
             .map(|rules| rules_of(rules).within("shadow_rules"))
             .transpose()?,
         shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
+        rules_prefix: Default::default(),
         stat_prefix: message.stat_prefix.as_str().into(),
-        continuous: false,
+        continuous: message.enforcement_type() == EnforcementType::Continuous,
+        delay_deny: crate::values::limit("delay_deny", message.delay_deny.as_ref(), None)?,
     })
 }
 

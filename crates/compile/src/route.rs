@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use meltemi_traffic::Str;
+use meltemi_traffic::cors::CorsPolicy;
 use meltemi_traffic::hcm::FilterOverride;
 use meltemi_traffic::mutation::HeaderOp;
 use meltemi_traffic::ratelimit::RateLimitRule;
@@ -166,7 +167,8 @@ impl Scope<'_> {
         self.ops(|level| &level.response)
     }
 
-    /// The most specific setting of each filter; header mutations of all levels add up.
+    /// The most specific setting of each filter. Header mutations of all levels add up; what a cross-origin policy
+    /// leaves unset is taken from the level above.
     pub(crate) fn overrides(&self) -> Overrides {
         let mut out: Vec<(Str, FilterOverride)> = Vec::new();
         for (name, setting) in self.levels.iter().flat_map(|level| &level.overrides) {
@@ -177,6 +179,9 @@ impl Scope<'_> {
             match (present, setting) {
                 (FilterOverride::HeaderMutation(all), FilterOverride::HeaderMutation(more)) => {
                     all.extend(more.iter().cloned());
+                }
+                (FilterOverride::Cors(base), FilterOverride::Cors(policy)) => {
+                    *base = Arc::new(CorsPolicy::clone(policy).over(base));
                 }
                 (present, setting) => *present = setting.clone(),
             }

@@ -1,8 +1,11 @@
-//! Filters with state or encodings of their own.
+//! HTTP and network filters with state, waits or encodings of their own.
 //!
-//! Policy maths (fault, RBAC, CORS) is called by the driver from `traffic`; here is what is more than a decision:
-//! the peer metadata that two sidecars exchange.
+//! Decisions are `traffic`'s; a filter asks for one and carries it out on a [`stage::Stage`], which the driver
+//! implements. Calls to other servers go through the proxy's own clusters.
 //!
 //! Never here: sockets, routing, the order of filters.
 
+pub mod counters;
+pub mod http;
 pub mod istio;
+pub mod stage;

@@ -9,6 +9,7 @@ use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use http::header::HeaderValue;
 use meltemi_capture::socket_options::SocketOptions;
+use meltemi_filters::http::Filter;
 use meltemi_traffic::Str;
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::endpoint::Address;
@@ -52,6 +53,8 @@ pub(crate) struct ChainRuntime {
 pub(crate) struct HttpRuntime {
     /// The configuration.
     pub config: Arc<ConnectionManager>,
+    /// Filters with work of their own, in order.
+    pub filters: Vec<Filter>,
     /// Offers of `istio.alpn` to upstreams that get HTTP/1.0, HTTP/1.1 and HTTP/2.
     pub alpn: [Option<Arc<AlpnOffer>>; 3],
     /// `istio.stats`.
@@ -158,6 +161,11 @@ impl HttpRuntime {
             via: HeaderValue::from_str(&config.via)
                 .ok()
                 .filter(|via| !via.is_empty()),
+            filters: config
+                .filters
+                .iter()
+                .filter_map(|filter| Filter::new(filter, &config.stat_prefix))
+                .collect(),
             config: Arc::clone(&config),
             alpn: [None, None, None],
             istio_stats: None,

@@ -138,15 +138,15 @@ fn terminal(terminal: &Terminal) -> Option<&'static str> {
 fn http_filter(kind: &HttpFilterKind) -> Option<&'static str> {
     Some(match kind {
         HttpFilterKind::LocalRateLimit(_) => "HTTP filter local_ratelimit",
-        HttpFilterKind::SetFilterState(_) => "HTTP filter set_filter_state",
         HttpFilterKind::GrpcWeb => "HTTP filter grpc_web",
         HttpFilterKind::Compressor(_) => "HTTP filter compressor",
-        HttpFilterKind::Buffer(_) => "HTTP filter buffer",
         HttpFilterKind::Router(_)
         | HttpFilterKind::Fault(_)
         | HttpFilterKind::Cors
         | HttpFilterKind::Rbac(_)
         | HttpFilterKind::HeaderMutation(_)
+        | HttpFilterKind::SetFilterState(_)
+        | HttpFilterKind::Buffer(_)
         | HttpFilterKind::GrpcStats { .. }
         | HttpFilterKind::IstioAlpn(_)
         | HttpFilterKind::IstioPeerMetadata(_)

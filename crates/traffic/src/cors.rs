@@ -23,14 +23,16 @@ pub struct CorsPolicy {
     pub expose_headers: Str,
     /// Seconds; empty adds no header.
     pub max_age: Str,
-    /// Credentials.
-    pub allow_credentials: bool,
-    /// Private networks.
-    pub allow_private_network: bool,
+    /// Credentials; unset is no.
+    pub allow_credentials: Option<bool>,
+    /// Private networks; unset is no.
+    pub allow_private_network: Option<bool>,
     /// Share of requests.
     pub enabled: Fraction,
-    /// A preflight that does not match goes upstream.
-    pub forward_unmatched: bool,
+    /// Share of requests that only count.
+    pub shadow: Fraction,
+    /// A preflight that does not match goes upstream; unset is yes.
+    pub forward_unmatched: Option<bool>,
 }
 
 /// What to do with a request.
@@ -49,6 +51,36 @@ const PRIVATE_REQUEST: HeaderName =
 const PRIVATE_ALLOW: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 impl CorsPolicy {
+    /// This policy with what it leaves unset taken from a less specific one.
+    #[must_use]
+    pub fn over(mut self, base: &Self) -> Self {
+        if self.origins.is_empty() {
+            self.origins.clone_from(&base.origins);
+        }
+        for (own, base) in [
+            (&mut self.allow_methods, &base.allow_methods),
+            (&mut self.allow_headers, &base.allow_headers),
+            (&mut self.expose_headers, &base.expose_headers),
+            (&mut self.max_age, &base.max_age),
+        ] {
+            if own.is_empty() {
+                own.clone_from(base);
+            }
+        }
+        self.allow_credentials = self.allow_credentials.or(base.allow_credentials);
+        self.allow_private_network = self.allow_private_network.or(base.allow_private_network);
+        self.forward_unmatched = self.forward_unmatched.or(base.forward_unmatched);
+        self
+    }
+
+    /// Whether an origin is allowed.
+    #[must_use]
+    pub fn allows(&self, origin: &[u8]) -> bool {
+        self.origins
+            .iter()
+            .any(|matcher| self.origin_matches(matcher, origin))
+    }
+
     /// Decides.
     #[must_use]
     pub fn decide<R: RequestHead + ?Sized>(&self, request: &R, random: u64) -> CorsDecision {
@@ -58,10 +90,7 @@ impl CorsPolicy {
         if !self.enabled.hits(random) {
             return CorsDecision::Pass;
         }
-        let matched = self
-            .origins
-            .iter()
-            .any(|matcher| self.origin_matches(matcher, origin));
+        let matched = self.allows(origin);
         let Ok(origin) = HeaderValue::from_bytes(origin) else {
             return CorsDecision::Pass;
         };
@@ -70,7 +99,7 @@ impl CorsPolicy {
         match (preflight, matched) {
             (false, true) => CorsDecision::Decorate(origin),
             (false, false) => CorsDecision::Pass,
-            (true, false) if self.forward_unmatched => CorsDecision::Pass,
+            (true, false) if self.forward_unmatched.unwrap_or(true) => CorsDecision::Pass,
             (true, matched) => {
                 CorsDecision::Answer(self.preflight(request, matched.then_some(origin)))
             }
@@ -103,10 +132,12 @@ impl CorsPolicy {
         if let Some(origin) = &origin {
             put(ACCESS_CONTROL_ALLOW_ORIGIN, origin.as_bytes());
         }
-        if allowed && self.allow_credentials {
+        if allowed && self.allow_credentials == Some(true) {
             put(ACCESS_CONTROL_ALLOW_CREDENTIALS, b"true");
         }
-        if allowed && self.allow_private_network && request.get(&PRIVATE_REQUEST) == Some(b"true") {
+        if allowed
+            && self.allow_private_network == Some(true)
+            && request.get(&PRIVATE_REQUEST) == Some(b"true") {
             put(PRIVATE_ALLOW, b"true");
         }
         put(
@@ -124,7 +155,7 @@ impl CorsPolicy {
     /// Adds the fields of a simple response.
     pub fn decorate<H: HeadersMut>(&self, origin: &HeaderValue, response: &mut H) {
         response.set(&ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        if self.allow_credentials {
+        if self.allow_credentials == Some(true) {
             response.set(
                 &ACCESS_CONTROL_ALLOW_CREDENTIALS,
                 HeaderValue::from_static("true"),
@@ -150,10 +181,11 @@ mod tests {
             allow_headers: "*".into(),
             expose_headers: "x-a".into(),
             max_age: "60".into(),
-            allow_credentials: true,
-            allow_private_network: false,
+            allow_credentials: Some(true),
+            allow_private_network: None,
             enabled: Fraction::ALL,
-            forward_unmatched: true,
+            shadow: Fraction::NONE,
+            forward_unmatched: None,
         }
     }
 
@@ -193,7 +225,7 @@ mod tests {
             CorsDecision::Pass
         );
         let strict = CorsPolicy {
-            forward_unmatched: false,
+            forward_unmatched: Some(false),
             ..policy()
         };
         let CorsDecision::Answer(fields) = strict.decide(&preflight("https://no.example"), 0)

@@ -23,8 +23,17 @@ pub struct Fault {
     pub downstream_nodes: Vec<Str>,
     /// Faults at once.
     pub max_active: Option<u32>,
-    /// KiB per second of responses, and its share.
-    pub response_rate: Option<(u64, Fraction)>,
+    /// Speed of responses.
+    pub response_rate: Option<FaultRate>,
+}
+
+/// A speed of responses.
+#[derive(Debug, Clone, Copy)]
+pub struct FaultRate {
+    /// KiB per second; `None` is read from x-envoy-fault-throughput-response.
+    pub fixed: Option<u64>,
+    /// Its share.
+    pub share: Fraction,
 }
 
 /// A delay.
@@ -62,6 +71,8 @@ pub const ABORT_BODY: &str = "fault filter abort";
 /// What to do with a request: first the delay, then the abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FaultPlan {
+    /// KiB per second of the response.
+    pub response_kib: Option<u64>,
     /// Wait so long.
     pub delay: Option<Duration>,
     /// Then answer this.
@@ -73,6 +84,9 @@ const DELAY_SHARE: HeaderName = HeaderName::from_static("x-envoy-fault-delay-req
 const ABORT: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request");
 const ABORT_GRPC: HeaderName = HeaderName::from_static("x-envoy-fault-abort-grpc-request");
 const ABORT_SHARE: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request-percentage");
+const RATE: HeaderName = HeaderName::from_static("x-envoy-fault-throughput-response");
+const RATE_SHARE: HeaderName =
+    HeaderName::from_static("x-envoy-fault-throughput-response-percentage");
 const NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
 
 impl Fault {
@@ -84,9 +98,17 @@ impl Fault {
         cluster: &str,
         mut random: impl FnMut() -> u64,
     ) -> FaultPlan {
-        if self.delay.is_none() && self.abort.is_none() || !self.concerns(request, cluster) {
+        if !self.concerns(request, cluster) {
             return FaultPlan::default();
         }
+        let response_kib = self.response_rate.and_then(|rate| {
+            let kib = match rate.fixed {
+                Some(fixed) => fixed,
+                None => number(request, &RATE).filter(|kib| *kib > 0)?,
+            };
+            let share = lowered(request, &RATE_SHARE, rate.share, rate.fixed.is_none());
+            share.hits(random()).then_some(kib)
+        });
         let delay = self.delay.and_then(|delay| {
             let length = match delay.fixed {
                 Some(fixed) => fixed,
@@ -106,7 +128,11 @@ impl Fault {
                 .hits(random())
                 .then_some(kind)
         });
-        FaultPlan { delay, abort }
+        FaultPlan {
+            response_kib,
+            delay,
+            abort,
+        }
     }
 
     fn concerns<R: RequestHead + ?Sized>(&self, request: &R, cluster: &str) -> bool {
@@ -189,14 +215,14 @@ mod tests {
             plan([49, 10]),
             FaultPlan {
                 delay: Some(Duration::from_secs(7)),
-                abort: None
+                ..FaultPlan::default()
             }
         );
         assert_eq!(
             plan([50, 9]),
             FaultPlan {
-                delay: None,
-                abort: Some(AbortKind::Http(500))
+                abort: Some(AbortKind::Http(500)),
+                ..FaultPlan::default()
             }
         );
     }

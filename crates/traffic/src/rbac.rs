@@ -17,12 +17,51 @@ pub struct RbacFilter {
     pub rules: Option<Rules>,
     /// Rules that only report.
     pub shadow: Option<Rules>,
-    /// Prefix of the shadow keys in dynamic metadata.
+    /// Prefix of the shadow keys in dynamic metadata and of shadow statistics.
     pub shadow_prefix: Str,
-    /// Prefix of statistics.
+    /// Prefix of the enforced rules' statistics.
+    pub rules_prefix: Str,
+    /// Network only: prefix of all statistics.
     pub stat_prefix: Str,
     /// Network only: every new data is checked, not just the first.
     pub continuous: bool,
+    /// Network only: time between a denial and the close.
+    pub delay_deny: crate::Limit,
+}
+
+/// What both sets of rules say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged<'p> {
+    /// The enforced rules, when there are any.
+    pub enforced: Option<Verdict<'p>>,
+    /// The shadow rules, when there are any.
+    pub shadow: Option<Shadowed>,
+}
+
+/// What shadow rules say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadowed {
+    /// They would have let the call through.
+    pub allowed: bool,
+    /// The policy that matched.
+    pub policy: Option<Str>,
+}
+
+impl RbacFilter {
+    /// Judges a call by both sets of rules.
+    #[must_use]
+    pub fn judge<R: RequestHead + ?Sized>(&self, facts: &AuthzFacts<'_, R>) -> Judged<'_> {
+        Judged {
+            enforced: self.rules.as_ref().map(|rules| rules.judge(facts)),
+            shadow: self.shadow.as_ref().map(|rules| {
+                let verdict = rules.judge(facts);
+                Shadowed {
+                    allowed: verdict.allowed,
+                    policy: verdict.policy.cloned(),
+                }
+            }),
+        }
+    }
 }
 
 /// An action with its policies.

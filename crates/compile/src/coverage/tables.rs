@@ -573,7 +573,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.common.fault.v3.FaultRateLimit",
-        effective: "fixed_limit percentage",
+        effective: "fixed_limit header_limit percentage",
         not_yet: "",
         without_meaning: "",
     },
@@ -592,9 +592,9 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.http.cors.v3.CorsPolicy",
         effective: "allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials \
-                    filter_enabled allow_private_network_access forward_not_matching_preflights",
+                    filter_enabled shadow_enabled allow_private_network_access forward_not_matching_preflights",
         not_yet: "",
-        without_meaning: "shadow_enabled",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.http.fault.v3.FaultAbort",
@@ -604,7 +604,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.http.fault.v3.HTTPFault",
-        effective: "delay abort upstream_cluster headers downstream_nodes",
+        effective: "delay abort upstream_cluster headers downstream_nodes max_active_faults response_rate_limit",
         not_yet: "",
         without_meaning: "delay_percent_runtime abort_percent_runtime delay_duration_runtime abort_http_status_runtime \
                     max_active_faults_runtime response_rate_limit_percent_runtime abort_grpc_status_runtime \

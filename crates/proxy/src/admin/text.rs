@@ -20,6 +20,7 @@ pub(super) fn stats(shared: &Shared) -> Stats {
         cluster_stats(cluster, &mut stats);
     }
     HttpStats::for_each(|name, value| stats.add_dotted(name, value));
+    meltemi_filters::counters::for_each(|name, value| stats.add_dotted(name.to_owned(), value));
     let live = u64::from(shared.live.load(Ordering::Acquire));
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let updates = &shared.updates;

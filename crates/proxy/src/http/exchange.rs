@@ -165,38 +165,25 @@ async fn run(
 ) -> Result<Ended, Reply> {
     let context = exchange.context.clone();
     exchange.early = early::process(context.hcm(), context.info(), &mut exchange.request)?;
-    let table = routes(&context)?;
-    let route = select(exchange, &table)?;
-    let draw = fastrand::u64(..);
-    let hash = route_hash(exchange, &route);
-    let choice = match &route.action {
-        Action::Forward(forward) => Some(
-            forward
-                .choose(&exchange.request, draw, hash)
-                .ok_or_else(Reply::no_route)?,
-        ),
-        Action::Redirect(_) | Action::Respond(_) | Action::NonForwarding => None,
-    };
-    if let Some(choice) = &choice {
-        exchange.cluster_name = match choice.name {
-            meltemi_traffic::select::ChosenName::Configured(name) => name.clone(),
-            meltemi_traffic::select::ChosenName::Given(_) => choice.name.as_str().into(),
-        };
-        exchange.cluster = context.worker().shared.clusters.get(&exchange.cluster_name);
+    let mut plan = Plan::find(exchange, fastrand::u64(..))?;
+    if plan.missing.is_none() {
+        check_upgrade(exchange, &plan.route)?;
     }
-    let entry = choice.and_then(|choice| position(&route, choice.entry?));
-    check_upgrade(exchange, &route)?;
-    let plan = Plan {
-        entry,
-        route: Arc::clone(&route),
-        table,
-        hash,
-    };
-    match filters::run(exchange, down, &plan, idle).await {
+    match filters::run(exchange, down, &mut plan, idle).await {
         Ok(()) => {}
         Err(filters::Stop::Reply(reply)) => return Err(reply),
         Err(filters::Stop::ClientGone(error)) => return Ok(Ended::ClientGone(error)),
     }
+    if let Some(reply) = plan.missing.take() {
+        if reply.flags.any_of(ResponseFlags::NO_ROUTE_FOUND) {
+            let stats = &context.runtime().stats;
+            stats
+                .no_route
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        return Err(reply);
+    }
+    let route = Arc::clone(&plan.route);
     match &route.action {
         Action::Redirect(redirect) => {
             let scheme: &[u8] = if forwarded_https(&exchange.request) {
@@ -240,8 +227,13 @@ fn check_upgrade(exchange: &mut Exchange, route: &Route) -> Result<(), Reply> {
     Ok(())
 }
 
-/// What routing decided.
+/// What routing decided. Filters see the request also when there is no route; only then the client learns of it.
+#[derive(Clone)]
 pub(crate) struct Plan {
+    /// Decides between weighted clusters; the same for every selection of an exchange.
+    draw: u64,
+    /// The answer where there is no route.
+    missing: Option<Reply>,
     /// The weighted entry, by position.
     entry: Option<usize>,
     /// The route.
@@ -272,6 +264,7 @@ fn forwarded_https(request: &Request) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
+/// The route for a request, or the answer where there is none.
 fn select(exchange: &mut Exchange, table: &RouteTable) -> Result<Arc<Route>, Reply> {
     let tls = exchange.context.info().tls.as_ref();
     let peer = tls.and_then(|tls| tls.peer.as_ref());
@@ -283,26 +276,15 @@ fn select(exchange: &mut Exchange, table: &RouteTable) -> Result<Arc<Route>, Rep
         tls_validated: peer.is_some_and(|peer| peer.validated),
         metadata: Some(&exchange.metadata),
     };
-    let route = match table.select(&exchange.request, &facts) {
-        Selected::Route(_, route) => Arc::clone(route),
+    match table.select(&exchange.request, &facts) {
+        Selected::Route(_, route) => Ok(Arc::clone(route)),
         Selected::HttpsRequired(_) => {
             let host = meltemi_traffic::select::without_port(&exchange.request.authority);
             let location = [b"https://", host, &exchange.request.path[..]].concat();
-            return Err(Reply::redirect(301, &location));
+            Err(Reply::redirect(301, &location))
         }
-        Selected::None(_) => {
-            exchange
-                .context
-                .runtime()
-                .stats
-                .no_route
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            return Err(Reply::no_route());
-        }
-    };
-    exchange.route_name = route.name.clone();
-    exchange.route = Some(Arc::clone(&route));
-    Ok(route)
+        Selected::None(_) => Err(Reply::no_route()),
+    }
 }
 
 fn route_hash(exchange: &mut Exchange, route: &Route) -> Option<u64> {
@@ -317,7 +299,7 @@ fn route_hash(exchange: &mut Exchange, route: &Route) -> Option<u64> {
     let facts = meltemi_traffic::hash::HashFacts {
         source_ip: exchange.early.remote,
         connection: &connection,
-        filter_state: &[],
+        filter_state: &exchange.filter_state,
     };
     let found = meltemi_traffic::hash::request_hash(&forward.hash, &exchange.request, &facts);
     exchange.cookie = found.set_cookie;
@@ -367,6 +349,28 @@ pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Erro
     exchange.record();
 }
 
+/// Stands in where there is no route: no filter settings, no changes, nowhere to go.
+fn nowhere() -> Arc<Route> {
+    static NOWHERE: std::sync::LazyLock<Arc<Route>> = std::sync::LazyLock::new(|| {
+        Arc::new(Route {
+            name: Str::default(),
+            matches: Default::default(),
+            action: Action::NonForwarding,
+            request_ops: Vec::new(),
+            response_ops: Vec::new(),
+            overrides: Overrides::default(),
+            metadata: Default::default(),
+            decorator: None,
+            stat_prefix: Str::default(),
+            attempt_count_in_request: false,
+            attempt_count_in_response: false,
+            is_timeout_retry_header: false,
+            retry_buffer_limit: None,
+        })
+    });
+    Arc::clone(&NOWHERE)
+}
+
 fn position(route: &Route, entry: &WeightedCluster) -> Option<usize> {
     weighted(route)?
         .clusters
@@ -385,6 +389,63 @@ fn weighted(route: &Route) -> Option<&WeightedClusters> {
 }
 
 impl Plan {
+    /// Selects the route and its cluster.
+    fn find(exchange: &mut Exchange, draw: u64) -> Result<Self, Reply> {
+        let context = exchange.context.clone();
+        let table = routes(&context)?;
+        let mut plan = Self {
+            draw,
+            missing: None,
+            entry: None,
+            hash: None,
+            route: nowhere(),
+            table: Arc::clone(&table),
+        };
+        exchange.route = None;
+        exchange.route_name = Str::default();
+        exchange.cluster = None;
+        exchange.cluster_name = Str::default();
+        let route = match select(exchange, &table) {
+            Ok(route) => route,
+            Err(reply) => {
+                plan.missing = Some(reply);
+                return Ok(plan);
+            }
+        };
+        exchange.route_name = route.name.clone();
+        exchange.route = Some(Arc::clone(&route));
+        plan.hash = route_hash(exchange, &route);
+        let choice = match &route.action {
+            Action::Forward(forward) => forward.choose(&exchange.request, draw, plan.hash),
+            Action::Redirect(_) | Action::Respond(_) | Action::NonForwarding => None,
+        };
+        if let Some(choice) = choice {
+            exchange.cluster_name = match choice.name {
+                meltemi_traffic::select::ChosenName::Configured(name) => name.clone(),
+                meltemi_traffic::select::ChosenName::Given(_) => choice.name.as_str().into(),
+            };
+            exchange.cluster = context.worker().shared.clusters.get(&exchange.cluster_name);
+            plan.entry = choice.entry.and_then(|entry| position(&route, entry));
+        } else if matches!(route.action, Action::Forward(_)) {
+            plan.missing = Some(Reply::no_route());
+        }
+        plan.route = route;
+        Ok(plan)
+    }
+
+    /// The same for a request that a filter has changed.
+    ///
+    /// # Errors
+    /// The reply when the routes themselves are gone.
+    pub(crate) fn again(&self, exchange: &mut Exchange) -> Result<Self, Reply> {
+        Self::find(exchange, self.draw)
+    }
+
+    /// Takes the hash anew: filters may have changed what it is made of.
+    pub(crate) fn hash_again(&mut self, exchange: &mut Exchange) {
+        self.hash = route_hash(exchange, &self.route);
+    }
+
     /// The weighted entry that was drawn.
     pub(crate) fn entry(&self) -> Option<&WeightedCluster> {
         weighted(&self.route)?.clusters.get(self.entry?)

@@ -7,6 +7,7 @@ mod failure;
 mod mirror;
 mod prepare;
 mod pump;
+mod reshape;
 mod timeouts;
 
 use std::sync::Arc;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::early::Early;
 use super::exchange::Context;
+use super::filters::Work;
 use super::request::Request;
 
 /// Everything about one exchange.
@@ -54,6 +55,10 @@ pub(crate) struct Exchange {
     pub host: Option<Arc<Host>>,
     pub upstream: Upstream,
     pub metadata: Metadata,
+    /// Filter state as text, by key.
+    pub filter_state: Vec<(Str, Str)>,
+    /// What filters left with the exchange.
+    pub work: Option<Box<Work>>,
     pub grpc: bool,
     /// The other side, as metadata exchange found it.
     pub peer: Option<Peer>,
@@ -119,12 +124,19 @@ impl Exchange {
             host: None,
             upstream: Upstream::default(),
             metadata: Metadata::default(),
+            filter_state: Vec::new(),
+            work: None,
             peer: None,
             propagate_metadata: false,
             cookie: None,
             refused: false,
             recorded: false,
         }
+    }
+
+    /// What filters left with the exchange, to leave more.
+    pub(crate) fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
     }
 
     /// Applies header changes to the request.
@@ -154,6 +166,11 @@ impl Exchange {
     /// Counts bytes of the response's body.
     pub(crate) fn count_response(&mut self, data: &[u8]) {
         self.sent += data.len() as u64;
+        self.count_response_messages(data);
+    }
+
+    /// Counts gRPC messages of the response's body as the upstream sent it.
+    pub(crate) fn count_response_messages(&mut self, data: &[u8]) {
         if self.grpc {
             self.messages[1].feed(data);
         }
@@ -182,6 +199,7 @@ impl Exchange {
             attempts: self.attempts,
             route_name: &self.route_name,
             metadata: Some(&self.metadata),
+            filter_state: &self.filter_state,
             grpc_status: self.grpc_status(),
             log_type: "DownstreamEnd",
             ..StreamInfo::default()

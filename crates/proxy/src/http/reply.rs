@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use meltemi_filters::stage::Answer;
 use meltemi_traffic::access::grpc_status_of;
 use meltemi_traffic::flags::ResponseFlags;
 
@@ -47,6 +48,23 @@ pub(crate) struct ReplyParts {
     pub details: Cow<'static, str>,
     /// The connection cannot go on.
     pub close: bool,
+    /// A filter made it: the route's response header changes are the router's, and do not apply.
+    pub by_filter: bool,
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self(Box::new(ReplyParts {
+            status: answer.status,
+            grpc_status: answer.grpc_status,
+            body: answer.body,
+            headers: answer.headers,
+            flags: answer.flags,
+            details: answer.details,
+            close: false,
+            by_filter: true,
+        }))
+    }
 }
 
 impl Reply {
@@ -64,6 +82,7 @@ impl Reply {
             flags: ResponseFlags::NONE,
             details: details.into(),
             close: false,
+            by_filter: false,
         }))
     }
 

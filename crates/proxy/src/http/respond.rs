@@ -18,6 +18,7 @@ use meltemi_upstream::exchange::ResponseLength;
 use super::downstream::{ClientError, Downstream};
 use super::early::X_REQUEST_ID;
 use super::exchange::Ended;
+use super::filters::{self, Head};
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;
@@ -42,16 +43,32 @@ pub(crate) async fn local(
     if reply.close || !down.body_finished() {
         down.close_after();
     }
-    let (status, mut headers, body) = reply.into_response(exchange.grpc);
-    if let Some(route) = exchange.route.clone() {
-        change(exchange, &route.response_ops, &mut headers);
-    }
-    complete(exchange, &mut headers);
+    let by_filter = reply.by_filter;
+    let (status, mut headers, mut body) = reply.into_response(exchange.grpc);
     let length = if body.is_empty() {
         ResponseLength::Empty
     } else {
         ResponseLength::Known(body.len() as u64)
     };
+    if let Some(route) = exchange.route.clone().filter(|_| !by_filter) {
+        change(exchange, &route.response_ops, &mut headers);
+    }
+    let mut head = Head {
+        status,
+        headers: &mut headers,
+        length,
+        local: true,
+    };
+    filters::on_response(exchange, &mut head);
+    let (status, length) = (head.status, head.length);
+    if let Some(work) = &mut exchange.work {
+        body = work.change_data(body);
+        let (rest, _) = work.change_end(None);
+        if !rest.is_empty() {
+            body = [body, rest].concat().into();
+        }
+    }
+    complete(exchange, &mut headers);
     idle.touch();
     match send(exchange, down, status, headers, body, length).await {
         Ok(()) => Ended::Complete,

@@ -17,11 +17,13 @@ use tokio::sync::mpsc;
 
 use super::Failure;
 use super::mirror::Copied;
+use super::reshape;
 use super::timeouts::Timeouts;
 use crate::http::downstream::{ClientError, Downstream};
 use crate::http::exchange::{Ended, Plan};
 use crate::http::record::Exchange;
-use crate::http::{filters, respond};
+use crate::http::filters::{self, Head};
+use crate::http::respond;
 use crate::idle::IdleTimer;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -256,20 +258,46 @@ fn gather_request(
         if body.tunnel {
             return Ok(false);
         }
-        match sides.down.poll_body(cx) {
+        let ahead = sides
+            .exchange
+            .work
+            .as_mut()
+            .and_then(|work| work.next_ahead());
+        let counted = ahead.is_some();
+        let piece = ahead.map_or_else(|| sides.down.poll_body(cx), |piece| Poll::Ready(Ok(piece)));
+        match piece {
             Poll::Pending => return Ok(false),
             Poll::Ready(Err(error)) => return Err(RequestError::Client(error)),
-            Poll::Ready(Ok(Piece::Data(data))) => {
+            Poll::Ready(Ok(Piece::Data(mut data))) => {
                 idle.touch();
-                sides.exchange.count_request(&data);
+                if !counted {
+                    sides.exchange.count_request(&data);
+                }
+                if let Some(work) = &mut sides.exchange.work {
+                    data = work.change_request_data(data);
+                    if data.is_empty() {
+                        continue;
+                    }
+                }
                 body.take(&data);
                 sides
                     .stream
                     .send_data(data, false)
                     .map_err(RequestError::Upstream)?;
             }
-            Poll::Ready(Ok(Piece::End(trailers))) => {
+            Poll::Ready(Ok(Piece::End(mut trailers))) => {
                 idle.touch();
+                if let Some(work) = &mut sides.exchange.work {
+                    let (rest, then) = work.change_request_end(trailers);
+                    trailers = then;
+                    if !rest.is_empty() {
+                        body.take(&rest);
+                        sides
+                            .stream
+                            .send_data(rest, false)
+                            .map_err(RequestError::Upstream)?;
+                    }
+                }
                 body.end(trailers);
             }
             Poll::Ready(Ok(Piece::NeedMore)) => return Ok(false),
@@ -317,8 +345,16 @@ pub(super) fn send_head(
     {
         headers.append(SET_COOKIE, cookie);
     }
-    filters::on_response(exchange, plan, &mut headers);
     respond::change(exchange, plan.response_ops(), &mut headers);
+    let mut head = Head {
+        status,
+        headers: &mut headers,
+        length,
+        local: false,
+    };
+    filters::on_response(exchange, &mut head);
+    let (status, length) = (head.status, head.length);
+    exchange.status = Some(status);
     respond::complete(exchange, &mut headers);
     if exchange.keeps_response() {
         exchange.response = Some(headers.clone());
@@ -398,6 +434,14 @@ fn poll_response(
     loop {
         let mut more = true;
         while !*done && more && !sides.down.congested() {
+            if reshape::applies(sides.exchange) {
+                match reshape::poll_response(cx, sides, done, idle) {
+                    Poll::Pending => more = false,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(ended)) => return Poll::Ready(Some(ended)),
+                }
+                continue;
+            }
             match sides.stream.poll_body(cx) {
                 Poll::Pending => more = false,
                 Poll::Ready(Ok(Piece::Data(data))) => {
@@ -429,7 +473,7 @@ fn poll_response(
     }
 }
 
-fn end_response(sides: &mut Sides<'_, '_>, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
+pub(super) fn end_response(sides: &mut Sides<'_, '_>, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
     if sides.exchange.keeps_response() {
         sides.exchange.trailers.clone_from(&trailers);
     }
@@ -437,7 +481,7 @@ fn end_response(sides: &mut Sides<'_, '_>, trailers: Option<HeaderMap>) -> Resul
 }
 
 /// The upstream broke off after its head.
-fn broken(sides: &mut Sides<'_, '_>, error: &StreamError) -> Ended {
+pub(super) fn broken(sides: &mut Sides<'_, '_>, error: &StreamError) -> Ended {
     let (flag, reason) = match error {
         StreamError::Terminated => (
             ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
