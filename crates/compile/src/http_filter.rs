@@ -22,8 +22,8 @@ use crate::values::{header_names, number};
 use cors::cors;
 use fault::fault;
 use headers::mutations;
-use istio::{istio_alpn, peer};
 pub(crate) use istio::istio_stats;
+use istio::{istio_alpn, peer};
 pub(crate) use limits::bucket;
 use limits::local_limit;
 

@@ -137,7 +137,8 @@ impl CorsPolicy {
         }
         if allowed
             && self.allow_private_network == Some(true)
-            && request.get(&PRIVATE_REQUEST) == Some(b"true") {
+            && request.get(&PRIVATE_REQUEST) == Some(b"true")
+        {
             put(PRIVATE_ALLOW, b"true");
         }
         put(

@@ -19,9 +19,7 @@ pub(super) fn cors(message: &filters::cors::v3::CorsPolicy) -> Compiled<CorsPoli
         expose_headers: message.expose_headers.as_str().into(),
         max_age: message.max_age.as_str().into(),
         allow_credentials: message.allow_credentials.map(|flag| flag.value),
-        allow_private_network: message
-            .allow_private_network_access
-            .map(|flag| flag.value),
+        allow_private_network: message.allow_private_network_access.map(|flag| flag.value),
         enabled: runtime_fraction(message.filter_enabled.as_ref(), Fraction::ALL),
         shadow: runtime_fraction(message.shadow_enabled.as_ref(), Fraction::NONE),
         forward_unmatched: message

@@ -10,23 +10,20 @@ use crate::values::{duration, header_matcher, number, optional_fraction, strs};
 
 pub(super) fn fault(message: &filters::fault::v3::HttpFault) -> Compiled<Fault> {
     use shared_fault::fault_rate_limit::LimitType;
-    let response_rate = message
-        .response_rate_limit
-        .as_ref()
-        .map(|limit| {
-            let fixed = match &limit.limit_type {
-                Some(LimitType::FixedLimit(fixed)) if fixed.limit_kbps == 0 => {
-                    return refuse_field("fixed_limit.limit_kbps", "must be at least 1");
-                }
-                Some(LimitType::FixedLimit(fixed)) => Some(fixed.limit_kbps),
-                Some(LimitType::HeaderLimit(_)) => None,
-                None => return refuse("needs fixed_limit or header_limit"),
-            };
-            Ok(FaultRate {
-                fixed,
-                share: optional_fraction(limit.percentage.as_ref(), Fraction::NONE),
-            })
-        });
+    let response_rate = message.response_rate_limit.as_ref().map(|limit| {
+        let fixed = match &limit.limit_type {
+            Some(LimitType::FixedLimit(fixed)) if fixed.limit_kbps == 0 => {
+                return refuse_field("fixed_limit.limit_kbps", "must be at least 1");
+            }
+            Some(LimitType::FixedLimit(fixed)) => Some(fixed.limit_kbps),
+            Some(LimitType::HeaderLimit(_)) => None,
+            None => return refuse("needs fixed_limit or header_limit"),
+        };
+        Ok(FaultRate {
+            fixed,
+            share: optional_fraction(limit.percentage.as_ref(), Fraction::NONE),
+        })
+    });
     Ok(Fault {
         delay: message
             .delay

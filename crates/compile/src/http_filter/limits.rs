@@ -34,7 +34,9 @@ pub(crate) fn bucket(message: &kinds::TokenBucket) -> Compiled<BucketConfig> {
     })
 }
 
-pub(super) fn local_limit(message: &filters::local_ratelimit::v3::LocalRateLimit) -> Compiled<LocalRateLimit> {
+pub(super) fn local_limit(
+    message: &filters::local_ratelimit::v3::LocalRateLimit,
+) -> Compiled<LocalRateLimit> {
     let status = message.status.as_ref().map_or(429, |status| status.code);
     let ops = |field: &str, list| each(field, list, set_header);
     let when_not_enforced = &message.request_headers_to_add_when_not_enforced;

@@ -12,7 +12,11 @@ pub(super) async fn on_request<S: Stage>(max: u32, stage: &mut S) -> Result<(), 
     match stage.read_ahead(u64::from(max)).await? {
         ReadAhead::Complete => {
             let (head, tail) = stage.body();
-            let length = head.iter().chain(tail).map(|piece| piece.len() as u64).sum();
+            let length = head
+                .iter()
+                .chain(tail)
+                .map(|piece| piece.len() as u64)
+                .sum();
             stage.set_length(length);
             Ok(())
         }

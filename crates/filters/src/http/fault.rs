@@ -36,7 +36,10 @@ impl Stats {
         if *held {
             return true;
         }
-        match self.active.enter(fault.max_active.map_or(u64::MAX, u64::from)) {
+        match self
+            .active
+            .enter(fault.max_active.map_or(u64::MAX, u64::from))
+        {
             Some(entered) => {
                 stage.keep(entered);
                 *held = true;
@@ -53,9 +56,7 @@ pub(super) async fn on_request<S: Stage>(
     fault: &Fault,
     stage: &mut S,
 ) -> Result<(), Stop> {
-    let plan = fault.plan(stage.request(), stage.cluster_name(), || {
-        fastrand::u64(..)
-    });
+    let plan = fault.plan(stage.request(), stage.cluster_name(), || fastrand::u64(..));
     let mut held = false;
     if let Some(rate) = plan.response_kib
         && stats.admit(fault, stage, &mut held)
@@ -83,8 +84,8 @@ pub(super) async fn on_request<S: Stage>(
         AbortKind::FromHeader => return Ok(()),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let mut answer = Answer::new(status, ABORT_BODY, "fault_filter_abort")
-        .flag(ResponseFlags::FAULT_INJECTED);
+    let mut answer =
+        Answer::new(status, ABORT_BODY, "fault_filter_abort").flag(ResponseFlags::FAULT_INJECTED);
     answer.grpc_status = grpc_status;
     Err(answer.into())
 }

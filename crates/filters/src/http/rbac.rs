@@ -79,7 +79,11 @@ pub(super) fn on_request<S: Stage>(
         return Ok(());
     };
     stats.judged(verdict.allowed);
-    if rbac.rules.as_ref().is_some_and(|rules| rules.action == RbacAction::Log) {
+    if rbac
+        .rules
+        .as_ref()
+        .is_some_and(|rules| rules.action == RbacAction::Log)
+    {
         stage.metadata().set(
             "envoy.common",
             "access_log_hint",

@@ -1,8 +1,8 @@
 //! `envoy.filters.http.set_filter_state`: formatted values under names that rules, hashes and logs read.
 
+use meltemi_traffic::Str;
 use meltemi_traffic::access::{Heads, StreamInfo};
 use meltemi_traffic::hcm::FilterStateValue;
-use meltemi_traffic::Str;
 
 use crate::stage::Stage;
 
@@ -20,7 +20,11 @@ pub(super) fn on_request<S: Stage>(values: &[FilterStateValue], stage: &mut S) {
 }
 
 /// The text of a value; `None` when it is not to be stored.
-pub(crate) fn rendered(value: &FilterStateValue, info: &StreamInfo<'_>, heads: Heads<'_>) -> Option<Str> {
+pub(crate) fn rendered(
+    value: &FilterStateValue,
+    info: &StreamInfo<'_>,
+    heads: Heads<'_>,
+) -> Option<Str> {
     let mut text = Vec::new();
     value.value.render(info, heads, "-", &mut text);
     let text = Str::from(String::from_utf8_lossy(&text).as_ref());

@@ -67,9 +67,7 @@ pub(crate) async fn run(
             });
         }
         if walk.take_reselect() {
-            current = current
-                .again(walk.exchange())
-                .map_err(Stop::Reply)?;
+            current = current.again(walk.exchange()).map_err(Stop::Reply)?;
             *plan = current.clone();
         }
     }

@@ -103,10 +103,7 @@ fn change_data(transforms: &mut [Box<dyn Transform>], data: Bytes) -> Bytes {
 }
 
 /// Ends each change in turn; what one adds at its end goes through those after it.
-fn change_end(
-    transforms: &mut [Box<dyn Transform>],
-    mut trailers: Trailers,
-) -> (Bytes, Trailers) {
+fn change_end(transforms: &mut [Box<dyn Transform>], mut trailers: Trailers) -> (Bytes, Trailers) {
     let mut last = Bytes::new();
     for transform in transforms {
         let before = if last.is_empty() {
@@ -180,7 +177,11 @@ impl<'w, 'c> Walk<'w, 'c> {
             return Poll::Ready(Stop::ClientGone(error));
         }
         self.idle.poll(cx).map(|()| {
-            let reply = Reply::new(StatusCode::REQUEST_TIMEOUT, "stream timeout", "stream_idle_timeout");
+            let reply = Reply::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "stream timeout",
+                "stream_idle_timeout",
+            );
             Stop::Reply(reply.flag(ResponseFlags::STREAM_IDLE_TIMEOUT))
         })
     }
@@ -326,9 +327,7 @@ impl Stage for Walk<'_, '_> {
                 return Ok(ReadAhead::Complete);
             }
             let next = std::future::poll_fn(|cx| match self.down.poll_body(cx) {
-                Poll::Ready(Ok(Piece::NeedMore)) | Poll::Pending => {
-                    self.poll_left(cx).map(Err)
-                }
+                Poll::Ready(Ok(Piece::NeedMore)) | Poll::Pending => self.poll_left(cx).map(Err),
                 Poll::Ready(Ok(piece)) => Poll::Ready(Ok(piece)),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(Stop::ClientGone(error))),
             })

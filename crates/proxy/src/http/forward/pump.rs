@@ -21,8 +21,8 @@ use super::reshape;
 use super::timeouts::Timeouts;
 use crate::http::downstream::{ClientError, Downstream};
 use crate::http::exchange::{Ended, Plan};
-use crate::http::record::Exchange;
 use crate::http::filters::{self, Head};
+use crate::http::record::Exchange;
 use crate::http::respond;
 use crate::idle::IdleTimer;
 
@@ -285,25 +285,32 @@ fn gather_request(
                     .send_data(data, false)
                     .map_err(RequestError::Upstream)?;
             }
-            Poll::Ready(Ok(Piece::End(mut trailers))) => {
+            Poll::Ready(Ok(Piece::End(trailers))) => {
                 idle.touch();
-                if let Some(work) = &mut sides.exchange.work {
-                    let (rest, then) = work.change_request_end(trailers);
-                    trailers = then;
-                    if !rest.is_empty() {
-                        body.take(&rest);
-                        sides
-                            .stream
-                            .send_data(rest, false)
-                            .map_err(RequestError::Upstream)?;
-                    }
-                }
-                body.end(trailers);
+                end_request(sides, body, trailers).map_err(RequestError::Upstream)?;
             }
             Poll::Ready(Ok(Piece::NeedMore)) => return Ok(false),
         }
     }
     Ok(true)
+}
+
+/// The client's body ended; what filters add to it goes first.
+fn end_request(
+    sides: &mut Sides<'_, '_>,
+    body: &mut RequestBody,
+    mut trailers: Option<HeaderMap>,
+) -> Result<(), StreamError> {
+    if let Some(work) = &mut sides.exchange.work {
+        let (rest, then) = work.change_request_end(trailers);
+        trailers = then;
+        if !rest.is_empty() {
+            body.take(&rest);
+            sides.stream.send_data(rest, false)?;
+        }
+    }
+    body.end(trailers);
+    Ok(())
 }
 
 /// Turns the upstream's head into the client's and queues it.
@@ -473,7 +480,10 @@ fn poll_response(
     }
 }
 
-pub(super) fn end_response(sides: &mut Sides<'_, '_>, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
+pub(super) fn end_response(
+    sides: &mut Sides<'_, '_>,
+    trailers: Option<HeaderMap>,
+) -> Result<(), ClientError> {
     if sides.exchange.keeps_response() {
         sides.exchange.trailers.clone_from(&trailers);
     }
