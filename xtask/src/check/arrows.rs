@@ -5,7 +5,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 const PREFIX: &str = "meltemi-";
 
 /// Crate, and the crates of ours that it may use.
-const ALLOWED: [(&str, &[&str]); 23] = [
+const ALLOWED: [(&str, &[&str]); 24] = [
     ("names", &[]),
     ("proto", &[]),
     ("api", &["names"]),
@@ -72,6 +72,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
     ("apiserver", &["names", "api", "identity", "telemetry"]),
     ("node", &["names", "api", "kube", "capture", "telemetry"]),
     ("sample", &["names", "telemetry"]),
+    ("conformance", &["proto"]),
     ("e2e", &["*"]),
 ];
 
