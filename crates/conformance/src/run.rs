@@ -42,6 +42,7 @@ pub(crate) async fn all(
     jobs: usize,
     report: &mut Report,
 ) {
+    let negate = settings.negate;
     let started = stream::iter(cases.into_iter().enumerate()).map(|(number, path)| {
         let settings = Arc::clone(&settings);
         async move {
@@ -51,7 +52,7 @@ pub(crate) async fn all(
     });
     let mut finished = started.buffer_unordered(jobs);
     while let Some((path, verdict)) = finished.next().await {
-        if let Verdict::Failed(problems) = &verdict {
+        if let (Verdict::Failed(problems), false) = (&verdict, negate) {
             eprintln!("FAIL {}", path.display());
             for problem in problems {
                 eprintln!("  {problem}");
@@ -118,6 +119,9 @@ fn problems(case: &Case, envoy: &[Value], ours: &[Value], negate: bool) -> Vec<S
                         .map(|problem| format!("{step}: {}: {problem}", side.name())),
                 );
             }
+        }
+        if negate {
+            continue;
         }
         let differ = differences(
             envoy.unwrap_or(&Value::Null),
