@@ -50,6 +50,28 @@ pub(crate) fn envoy() -> Tool {
     install().map_err(|error| format!("Envoy: {error:#}"))
 }
 
+/// valgrind, which counts instructions: from PATH, else Debian's package.
+pub(crate) fn valgrind() -> Tool {
+    debian("valgrind", "valgrind")
+}
+
+/// A program from PATH, else from Debian's package of that name when run as root.
+fn debian(program: &str, package: &str) -> Tool {
+    let is_root = output(Command::new("id").arg("-u")).is_ok_and(|id| id == "0");
+    if which(program).is_none() && is_root {
+        println!("installing {program} (Debian {package})");
+        let apt = |arguments: &[&str]| {
+            run(Command::new("apt-get")
+                .args(arguments)
+                .env("DEBIAN_FRONTEND", "noninteractive"))
+        };
+        apt(&["update", "--quiet=2"])
+            .and_then(|()| apt(&["install", "--yes", "--quiet=2", package]))
+            .map_err(|error| format!("{program}: {error:#}"))?;
+    }
+    which(program).ok_or_else(|| format!("{program}: not on PATH; Debian's package is {package}"))
+}
+
 fn find_envoy(home: &Path) -> Option<PathBuf> {
     let versions = std::fs::read_dir(home.join("lib")).ok()?;
     let candidates = versions
