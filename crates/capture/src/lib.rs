@@ -18,6 +18,7 @@
 //! When that process dies, however it dies, no process, namespace, link, rule or mount stays.
 #![allow(unsafe_code)]
 
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod original_dst;

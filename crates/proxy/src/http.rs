@@ -20,6 +20,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use meltemi_traffic::hcm::{Codec, ConnectionManager};
+use meltemi_upstream::gather::gather;
 use meltemi_upstream::http1::{Conn, Http1Error};
 use meltemi_upstream::http2;
 use meltemi_upstream::stream::{Rewound, Stream};
@@ -241,6 +242,7 @@ async fn serve_http2(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, stream: Re
     if options.allow_connect {
         builder.enable_connect_protocol();
     }
+    let (stream, gather) = gather(stream);
     let mut connection = match builder.handshake::<_, bytes::Bytes>(stream).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -259,11 +261,14 @@ async fn serve_http2(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, stream: Re
                 draining = true;
                 connection.graceful_shutdown();
             }
-            let accepted = connection.poll_accept(cx);
-            if accepted.is_pending() && streams.get() == 0 && idle.poll(cx).is_ready() {
+            let accepted = gather.poll_with(cx, |cx| connection.poll_accept(cx));
+            if accepted.is_ready() {
+                return accepted;
+            }
+            if streams.get() == 0 && idle.poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            accepted
+            Poll::Pending
         })
         .await;
         match accepted {

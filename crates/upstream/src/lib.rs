@@ -10,6 +10,7 @@ pub mod balance;
 pub mod cluster;
 pub mod connect;
 pub mod exchange;
+pub mod gather;
 pub mod http1;
 pub mod http2;
 pub mod manager;

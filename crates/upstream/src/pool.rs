@@ -6,6 +6,7 @@
 //! atomics of the host and cluster.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use crate::balance::Pick;
 use crate::cluster::{Cluster, Gauge, Host, Transport};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
+use crate::gather::gather;
 use crate::http1::Conn;
 use crate::stream::Stream;
 use crate::tls::peer_identity;
@@ -492,7 +494,8 @@ impl Http2Pool {
         host: &Arc<Host>,
     ) -> Result<Http2Lease, ConnectError> {
         let options = &cluster.config.http.http2;
-        let (send, connection) = h2::client::Builder::new()
+        let (stream, gather) = gather(stream);
+        let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(options.initial_stream_window.unwrap_or(STREAM_WINDOW))
             .initial_connection_window_size(
                 options
@@ -520,7 +523,10 @@ impl Http2Pool {
         });
         let weak = Rc::downgrade(&conn);
         let driver = tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
+            let driven = std::future::poll_fn(|cx| {
+                gather.poll_with(cx, |cx| Pin::new(&mut connection).poll(cx))
+            });
+            if let Err(error) = driven.await {
                 tracing::debug!(%error, "http2 upstream connection ended");
             }
             if let Some(conn) = weak.upgrade() {
