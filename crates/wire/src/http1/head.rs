@@ -10,6 +10,7 @@ use http::header::{
 use http::{Method, StatusCode};
 
 use super::{Framing, Version};
+use smallvec::SmallVec;
 
 /// Most header lines that can be configured; bounds the parser's stack.
 pub const MAX_HEADER_LINES: usize = 256;
@@ -146,7 +147,7 @@ impl HeadDecoder {
         if !self.worth_parsing(buf, limits)? {
             return Ok(None);
         }
-        let mut lines = [Line::default(); MAX_HEADER_LINES];
+        let mut lines = Lines::new();
         let parsed = {
             let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADER_LINES];
             let mut request = httparse::Request::new(&mut []);
@@ -154,18 +155,18 @@ impl HeadDecoder {
                 Ok(httparse::Status::Partial) => None,
                 Err(error) => return Err(parse_error(error)),
                 Ok(httparse::Status::Complete(len)) => {
-                    let count = index_lines(buf, request.headers, &mut lines, limits)?;
+                    index_lines(buf, request.headers, &mut lines, limits)?;
                     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
                         .map_err(|_| HeadError::Malformed)?;
                     let target = request
                         .path
                         .map(|path| Span::of(buf, path.as_bytes()))
                         .unwrap_or_default();
-                    Some((len, count, method, target, version(request.version)))
+                    Some((len, method, target, version(request.version)))
                 }
             }
         };
-        let Some((len, count, method, target, version)) = parsed else {
+        let Some((len, method, target, version)) = parsed else {
             self.scanned = buf.len();
             return Ok(None);
         };
@@ -174,7 +175,7 @@ impl HeadDecoder {
         if !target.bytes(&head).iter().all(u8::is_ascii_graphic) {
             return Err(HeadError::Malformed);
         }
-        let (headers, facts) = collect(&head, &lines[..count], true)?;
+        let (headers, facts) = collect(&head, &lines, true)?;
         let framing = facts.request_framing(version)?;
         Ok(Some(RequestHead {
             keep_alive: facts.keep_alive(version),
@@ -202,7 +203,7 @@ impl HeadDecoder {
         if !self.worth_parsing(buf, limits)? {
             return Ok(None);
         }
-        let mut lines = [Line::default(); MAX_HEADER_LINES];
+        let mut lines = Lines::new();
         let parsed = {
             let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADER_LINES];
             let mut response = httparse::Response::new(&mut []);
@@ -214,20 +215,20 @@ impl HeadDecoder {
                 Ok(httparse::Status::Partial) => None,
                 Err(error) => return Err(parse_error(error)),
                 Ok(httparse::Status::Complete(len)) => {
-                    let count = index_lines(buf, response.headers, &mut lines, limits)?;
+                    index_lines(buf, response.headers, &mut lines, limits)?;
                     let status = StatusCode::from_u16(response.code.unwrap_or_default())
                         .map_err(|_| HeadError::Malformed)?;
-                    Some((len, count, status, version(response.version)))
+                    Some((len, status, version(response.version)))
                 }
             }
         };
-        let Some((len, count, status, version)) = parsed else {
+        let Some((len, status, version)) = parsed else {
             self.scanned = buf.len();
             return Ok(None);
         };
         self.scanned = 0;
         let head = take_head(buf, len, limits)?;
-        let (headers, facts) = collect(&head, &lines[..count], false)?;
+        let (headers, facts) = collect(&head, &lines, false)?;
         let framing = facts.response_framing(status, method)?;
         let keep_alive = facts.keep_alive(version) && framing != Framing::UntilClose;
         Ok(Some(ResponseHead {
@@ -267,6 +268,9 @@ struct Line {
     name: Span,
     value: Span,
 }
+
+/// The lines of a head; on the stack, as few heads have more than this.
+type Lines = SmallVec<[Line; 32]>;
 
 #[derive(Clone, Copy, Default)]
 struct Span {
@@ -325,19 +329,17 @@ fn version(minor: Option<u8>) -> Version {
 fn index_lines(
     buf: &[u8],
     headers: &[httparse::Header<'_>],
-    lines: &mut [Line; MAX_HEADER_LINES],
+    lines: &mut Lines,
     limits: &HeadLimits,
-) -> Result<usize, HeadError> {
+) -> Result<(), HeadError> {
     if headers.len() > limits.max_headers {
         return Err(HeadError::TooManyHeaders);
     }
-    for (line, header) in lines.iter_mut().zip(headers) {
-        *line = Line {
-            name: Span::of(buf, header.name.as_bytes()),
-            value: Span::of(buf, header.value),
-        };
-    }
-    Ok(headers.len())
+    lines.extend(headers.iter().map(|header| Line {
+        name: Span::of(buf, header.name.as_bytes()),
+        value: Span::of(buf, header.value),
+    }));
+    Ok(())
 }
 
 /// Splits the head off the buffer and refuses what httparse tolerates: line ends without CR.
@@ -346,10 +348,7 @@ fn take_head(buf: &mut BytesMut, len: usize, limits: &HeadLimits) -> Result<Byte
         return Err(HeadError::TooLarge);
     }
     let head = buf.split_to(len).freeze();
-    let bare = head
-        .iter()
-        .zip(std::iter::once(&0).chain(head.iter()))
-        .any(|(byte, before)| *byte == b'\n' && *before != b'\r');
+    let bare = memchr::memchr_iter(b'\n', &head).any(|at| at == 0 || head[at - 1] != b'\r');
     if bare {
         Err(HeadError::Malformed)
     } else {
