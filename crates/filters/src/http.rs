@@ -5,19 +5,25 @@
 
 mod buffer;
 mod cors;
+mod ext_authz;
 mod fault;
 mod header_mutation;
+mod jwt_authn;
+mod local_limit;
 pub mod pace;
+mod rate_limit;
 pub mod rbac;
 mod set_filter_state;
 
 use std::sync::Arc;
 
 use meltemi_traffic::Str;
+use meltemi_traffic::ext_authz::ExtAuthz;
 use meltemi_traffic::fault::Fault;
 use meltemi_traffic::hcm::{
     FilterOverride, FilterStateValue, HeaderMutation, HttpFilter, HttpFilterKind,
 };
+use meltemi_traffic::ratelimit::{LocalRateLimit, RateLimit};
 use meltemi_traffic::rbac::RbacFilter;
 
 use crate::stage::{Stage, Stop};
@@ -38,6 +44,10 @@ enum Kind {
     HeaderMutation(Arc<HeaderMutation>),
     SetFilterState(Arc<Vec<FilterStateValue>>),
     Buffer(u32),
+    JwtAuthn(jwt_authn::Authenticator),
+    ExtAuthz(Arc<ExtAuthz>, ext_authz::Stats),
+    LocalRateLimit(Arc<LocalRateLimit>),
+    RateLimit(Arc<RateLimit>),
 }
 
 impl Filter {
@@ -58,12 +68,20 @@ impl Filter {
             HttpFilterKind::HeaderMutation(changes) => Kind::HeaderMutation(Arc::clone(changes)),
             HttpFilterKind::SetFilterState(values) => Kind::SetFilterState(Arc::clone(values)),
             HttpFilterKind::Buffer(max) => Kind::Buffer(*max),
+            HttpFilterKind::JwtAuthn(config) => {
+                Kind::JwtAuthn(jwt_authn::Authenticator::new(config, &scope))
+            }
+            HttpFilterKind::ExtAuthz(config) => {
+                let stats = ext_authz::Stats::new(&scope, config);
+                Kind::ExtAuthz(Arc::clone(config), stats)
+            }
+            HttpFilterKind::LocalRateLimit(limit) => Kind::LocalRateLimit(Arc::clone(limit)),
+            HttpFilterKind::RateLimit(limit) => Kind::RateLimit(Arc::clone(limit)),
             HttpFilterKind::Router(_)
             | HttpFilterKind::GrpcStats { .. }
             | HttpFilterKind::IstioAlpn(_)
             | HttpFilterKind::IstioPeerMetadata(_)
             | HttpFilterKind::IstioStats(_)
-            | HttpFilterKind::LocalRateLimit(_)
             | HttpFilterKind::GrpcWeb
             | HttpFilterKind::Compressor(_) => return None,
         };
@@ -122,6 +140,29 @@ impl Filter {
             (Kind::Buffer(_), Some(FilterOverride::Buffer(None))) => Ok(()),
             (Kind::Buffer(_), Some(FilterOverride::Buffer(Some(max)))) | (Kind::Buffer(max), _) => {
                 Box::pin(buffer::on_request(*max, stage)).await
+            }
+            (Kind::JwtAuthn(authenticator), setting) => {
+                let route = match setting {
+                    Some(FilterOverride::JwtAuthn(route)) => Some(route),
+                    _ => None,
+                };
+                Box::pin(authenticator.on_request(route, stage)).await
+            }
+            (Kind::ExtAuthz(config, stats), setting) => {
+                let route = match setting {
+                    Some(FilterOverride::ExtAuthz(route)) => Some(route),
+                    _ => None,
+                };
+                Box::pin(ext_authz::on_request(stats, config, route, stage)).await
+            }
+            (Kind::LocalRateLimit(_), Some(FilterOverride::LocalRateLimit(limit)))
+            | (Kind::LocalRateLimit(limit), _) => local_limit::on_request(limit, stage),
+            (Kind::RateLimit(limit), setting) => {
+                let route = match setting {
+                    Some(FilterOverride::RateLimit(route)) => Some(&**route),
+                    _ => None,
+                };
+                Box::pin(rate_limit::on_request(limit, route, stage)).await
             }
         }
     }

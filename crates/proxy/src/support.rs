@@ -137,7 +137,6 @@ fn terminal(terminal: &Terminal) -> Option<&'static str> {
 
 fn http_filter(kind: &HttpFilterKind) -> Option<&'static str> {
     Some(match kind {
-        HttpFilterKind::LocalRateLimit(_) => "HTTP filter local_ratelimit",
         HttpFilterKind::GrpcWeb => "HTTP filter grpc_web",
         HttpFilterKind::Compressor(_) => "HTTP filter compressor",
         HttpFilterKind::Router(_)
@@ -146,6 +145,10 @@ fn http_filter(kind: &HttpFilterKind) -> Option<&'static str> {
         | HttpFilterKind::Rbac(_)
         | HttpFilterKind::HeaderMutation(_)
         | HttpFilterKind::SetFilterState(_)
+        | HttpFilterKind::JwtAuthn(_)
+        | HttpFilterKind::ExtAuthz(_)
+        | HttpFilterKind::LocalRateLimit(_)
+        | HttpFilterKind::RateLimit(_)
         | HttpFilterKind::Buffer(_)
         | HttpFilterKind::GrpcStats { .. }
         | HttpFilterKind::IstioAlpn(_)
