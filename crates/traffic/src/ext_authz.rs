@@ -147,8 +147,10 @@ impl ExtAuthz {
                 self.allowed_headers.is_empty() || any(&self.allowed_headers, name)
             }
             Authorizer::Http(_) => {
-                matches!(name, "authorization" | ":method" | ":path" | ":authority" | "host")
-                    || any(&self.allowed_headers, name)
+                matches!(
+                    name,
+                    "authorization" | ":method" | ":path" | ":authority" | "host"
+                ) || any(&self.allowed_headers, name)
             }
         }
     }
@@ -220,10 +222,16 @@ mod tests {
     #[test]
     fn the_context_of_all_levels_adds_up_and_the_nearest_wins() {
         let level = |pairs: &[(&str, &str)]| ExtAuthzPerRoute {
-            extensions: pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            extensions: pairs
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
             ..ExtAuthzPerRoute::default()
         };
         let merged = level(&[("a", "route")]).over(&level(&[("a", "host"), ("b", "host")]));
-        assert_eq!(merged.extensions, level(&[("a", "route"), ("b", "host")]).extensions);
+        assert_eq!(
+            merged.extensions,
+            level(&[("a", "route"), ("b", "host")]).extensions
+        );
     }
 }

@@ -255,11 +255,16 @@ fn after<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
         return Some(value);
     }
     let prefix = prefix.as_bytes();
-    let at = value.windows(prefix.len()).position(|part| part == prefix)?;
+    let at = value
+        .windows(prefix.len())
+        .position(|part| part == prefix)?;
     let rest = &value[at + prefix.len()..];
     let start = rest.iter().position(|b| is_token(*b)).unwrap_or(rest.len());
     let rest = &rest[start..];
-    let end = rest.iter().position(|b| !is_token(*b)).unwrap_or(rest.len());
+    let end = rest
+        .iter()
+        .position(|b| !is_token(*b))
+        .unwrap_or(rest.len());
     Some(&rest[..end])
 }
 
@@ -348,7 +353,8 @@ mod tests {
 
     #[test]
     fn without_locations_bearer_and_access_token_are_looked_at() {
-        let request = SimpleRequest::get("a", "/p?x=1&access_token=q.q.q").with("authorization", "Bearer a.b.c");
+        let request = SimpleRequest::get("a", "/p?x=1&access_token=q.q.q")
+            .with("authorization", "Bearer a.b.c");
         assert_eq!(
             find(provider(), &request),
             [
@@ -374,7 +380,10 @@ mod tests {
         assert_eq!(
             find(own, &request),
             [
-                ("a.b.c".into(), Place::Header(HeaderName::from_static("x-token"))),
+                (
+                    "a.b.c".into(),
+                    Place::Header(HeaderName::from_static("x-token"))
+                ),
                 ("s.s.s".into(), Place::Cookie),
             ]
         );

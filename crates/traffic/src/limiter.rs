@@ -198,6 +198,9 @@ mod tests {
         assert_eq!(limiter.default.as_ref().map(|b| b.left(now)), Some(4));
         let limiter = Limiter::new(Some(config(1, 1)), &own, false);
         assert!(limiter.admit(&request, now).allowed);
-        assert!(limiter.admit(&[], now).allowed, "the default bucket is untouched");
+        assert!(
+            limiter.admit(&[], now).allowed,
+            "the default bucket is untouched"
+        );
     }
 }

@@ -24,9 +24,9 @@ struct Names<'m>(Vec<&'m str>);
 
 impl Names<'_> {
     fn find(&self, name: &str) -> Compiled<usize> {
-        self.0.binary_search(&name).or_else(|_| {
-            refuse_field("provider_name", format!("{name:?} is not configured"))
-        })
+        self.0
+            .binary_search(&name)
+            .or_else(|_| refuse_field("provider_name", format!("{name:?} is not configured")))
     }
 }
 
@@ -47,15 +47,18 @@ pub(super) fn jwt_authn(message: &pb::JwtAuthentication) -> Compiled<JwtAuthn> {
         let matches = Arc::new(route_match(matches).within("match")?);
         let required = match &rule.requirement_type {
             None => None,
-            Some(pb::requirement_rule::RequirementType::Requires(inner)) => {
-                Some(Arc::new(requirement(inner, &names, &[]).within("requires")?))
-            }
+            Some(pb::requirement_rule::RequirementType::Requires(inner)) => Some(Arc::new(
+                requirement(inner, &names, &[]).within("requires")?,
+            )),
             Some(pb::requirement_rule::RequirementType::RequirementName(name)) => {
                 let found = named.iter().find(|(have, _)| have == name);
                 match found {
                     Some((_, found)) => Some(Arc::clone(found)),
                     None => {
-                        return refuse_field("requirement_name", format!("{name:?} is not in requirement_map"));
+                        return refuse_field(
+                            "requirement_name",
+                            format!("{name:?} is not in requirement_map"),
+                        );
                     }
                 }
             }
@@ -98,7 +101,9 @@ fn requirement(
         Some(By::ProviderName(name)) => Requirement::Provider(names.find(name)?, None),
         Some(By::ProviderAndAudiences(both)) => {
             let audiences = strs(&both.audiences);
-            let provider = names.find(&both.provider_name).within("provider_and_audiences")?;
+            let provider = names
+                .find(&both.provider_name)
+                .within("provider_and_audiences")?;
             Requirement::Provider(provider, (!audiences.is_empty()).then_some(audiences))
         }
         Some(By::RequiresAny(list)) => any(&list.requirements, names).within("requires_any")?,
@@ -126,9 +131,9 @@ fn any(list: &[pb::JwtRequirement], names: &Names<'_>) -> Compiled<Requirement> 
         }
     }
     let compiled = each("requirements", list, |one| requirement(one, names, &around))?;
-    let (optional, mut regular): (Vec<_>, Vec<_>) = compiled.into_iter().partition(|one| {
-        matches!(one, Requirement::AllowMissing(_) | Requirement::AllowAny(_))
-    });
+    let (optional, mut regular): (Vec<_>, Vec<_>) = compiled
+        .into_iter()
+        .partition(|one| matches!(one, Requirement::AllowMissing(_) | Requirement::AllowAny(_)));
     let widest = optional
         .iter()
         .position(|one| matches!(one, Requirement::AllowAny(_)))
@@ -141,7 +146,9 @@ fn provider(name: &str, message: &pb::JwtProvider) -> Compiled<Provider> {
     use pb::jwt_provider::JwksSourceSpecifier as By;
     let keys = match &message.jwks_source_specifier {
         Some(By::LocalJwks(source)) => KeySource::Inline(inline_data(source).within("local_jwks")?),
-        Some(By::RemoteJwks(remote)) => KeySource::Remote(remote_keys(remote).within("remote_jwks")?),
+        Some(By::RemoteJwks(remote)) => {
+            KeySource::Remote(remote_keys(remote).within("remote_jwks")?)
+        }
         None => return refuse("needs local_jwks or remote_jwks"),
     };
     let optional_header = |field: &str, name: &str| {
@@ -195,8 +202,12 @@ fn remote_keys(message: &pb::RemoteJwks) -> Compiled<RemoteKeys> {
     let ahead = message
         .async_fetch
         .as_ref()
-        .map(|fetch| {
-            let again = fetch.failed_refetch_duration.as_ref().map(duration).transpose();
+        .map(|fetch| -> Compiled<Duration> {
+            let again = fetch
+                .failed_refetch_duration
+                .as_ref()
+                .map(duration)
+                .transpose();
             Ok(again.within("failed_refetch_duration")?.unwrap_or(REFETCH))
         })
         .transpose()
@@ -204,7 +215,10 @@ fn remote_keys(message: &pb::RemoteJwks) -> Compiled<RemoteKeys> {
     let (mut retries, mut back_off) = (0, BACK_OFF);
     if let Some(policy) = &message.retry_policy {
         retries = number_or(policy.num_retries.as_ref(), 1);
-        let base = policy.retry_back_off.as_ref().and_then(|b| b.base_interval.as_ref());
+        let base = policy
+            .retry_back_off
+            .as_ref()
+            .and_then(|b| b.base_interval.as_ref());
         if let Some(base) = base {
             back_off = duration(base).within("retry_policy.retry_back_off.base_interval")?;
         }

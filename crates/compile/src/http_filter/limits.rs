@@ -94,8 +94,8 @@ pub(super) fn rate_limit(message: &filters::ratelimit::v3::RateLimit) -> Compile
     let Some(service) = service.and_then(|service| service.grpc_service.as_ref()) else {
         return refuse_field("rate_limit_service.grpc_service", "is required");
     };
-    let mut service = grpc_target(service, SERVICE_TIMEOUT)
-        .within("rate_limit_service.grpc_service")?;
+    let mut service =
+        grpc_target(service, SERVICE_TIMEOUT).within("rate_limit_service.grpc_service")?;
     service.timeout = limit("timeout", message.timeout.as_ref(), Some(SERVICE_TIMEOUT))?;
     if !matches!(message.request_type.as_str(), "" | "both") {
         return refuse_field("request_type", "only both is supported");

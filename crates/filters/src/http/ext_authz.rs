@@ -224,7 +224,10 @@ fn carry_out<S: Stage>(
     verdict: Verdict,
     stage: &mut S,
 ) -> Result<(), Stop> {
-    if let Some(fields) = verdict.metadata.filter(|fields| config.ingest_metadata && !fields.is_empty()) {
+    if let Some(fields) = verdict
+        .metadata
+        .filter(|fields| config.ingest_metadata && !fields.is_empty())
+    {
         for (key, value) in fields.iter() {
             stage.metadata().set(NAMESPACE, key, value.clone());
         }
@@ -304,9 +307,14 @@ fn change<S: Stage>(config: &ExtAuthz, changes: Changes, stage: &mut S) {
         stage.clear_route_cache();
     }
     let response = changes.response;
-    let none = [&response.add, &response.set, &response.absent, &response.present]
-        .iter()
-        .all(|list| list.is_empty());
+    let none = [
+        &response.add,
+        &response.set,
+        &response.absent,
+        &response.present,
+    ]
+    .iter()
+    .all(|list| list.is_empty());
     if !none {
         stage.on_response(Box::new(response));
     }

@@ -129,8 +129,7 @@ impl Authenticator {
                 failures: Vec::new(),
             };
             let met = judgement.meets(&requirement, &fetched);
-            let (seen, good, failures) =
-                (judgement.seen, judgement.good, judgement.failures);
+            let (seen, good, failures) = (judgement.seen, judgement.good, judgement.failures);
             match met {
                 Err(Unmet::Keys(provider)) => {
                     let upstreams = stage.upstreams();
@@ -191,7 +190,12 @@ impl Authenticator {
     }
 
     fn unknown_requirement(&self, name: &str) -> Answer {
-        let mut known: Vec<&str> = self.config.named.iter().map(|(name, _)| name.as_str()).collect();
+        let mut known: Vec<&str> = self
+            .config
+            .named
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         known.sort_unstable();
         let body = format!(
             "Failed JWT authentication: Wrong requirement_name: {name}. It should be one of [{}]",
@@ -232,9 +236,7 @@ impl Authenticator {
                     ("code".into(), text(failure.code().to_string())),
                     ("message".into(), text(failure.text().to_owned())),
                 ]);
-                stage
-                    .metadata()
-                    .set(NAMESPACE, key, Value::Struct(fields));
+                stage.metadata().set(NAMESPACE, key, Value::Struct(fields));
             }
         }
     }
@@ -406,7 +408,9 @@ impl<S: Stage> Judgement<'_, S> {
 
 fn is_preflight<R: RequestHead>(request: &R) -> bool {
     request.method() == b"OPTIONS"
-        && request.get(&ORIGIN).is_some_and(|origin| !origin.is_empty())
+        && request
+            .get(&ORIGIN)
+            .is_some_and(|origin| !origin.is_empty())
         && request
             .get(&ACCESS_CONTROL_REQUEST_METHOD)
             .is_some_and(|method| !method.is_empty())

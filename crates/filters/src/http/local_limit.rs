@@ -7,7 +7,9 @@ use http::StatusCode;
 use http::header::HeaderName;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::limiter::AtomicBucket;
-use meltemi_traffic::ratelimit::{Descriptor, HostRules, LIMITED_BODY, LocalRateLimit, RateLimitFacts};
+use meltemi_traffic::ratelimit::{
+    Descriptor, HostRules, LIMITED_BODY, LocalRateLimit, RateLimitFacts,
+};
 
 use crate::counters::Counter;
 use crate::stage::{Answer, ChangeResponse, Response, Returning, Stage, Stop};

@@ -128,20 +128,22 @@ fn descriptors<S: Stage>(
 }
 
 fn wire(descriptor: &Descriptor) -> shared::RateLimitDescriptor {
-    let entries = descriptor.entries.iter().map(|(key, value)| {
-        shared::rate_limit_descriptor::Entry {
-            key: key.to_string(),
-            value: value.to_string(),
-        }
-    });
+    let entries =
+        descriptor
+            .entries
+            .iter()
+            .map(|(key, value)| shared::rate_limit_descriptor::Entry {
+                key: key.to_string(),
+                value: value.to_string(),
+            });
     shared::RateLimitDescriptor {
         entries: entries.collect(),
-        limit: descriptor.limit.map(|limit| {
-            shared::rate_limit_descriptor::RateLimitOverride {
+        limit: descriptor
+            .limit
+            .map(|limit| shared::rate_limit_descriptor::RateLimitOverride {
                 requests_per_unit: limit.requests,
                 unit: limit.unit as i32,
-            }
-        }),
+            }),
         hits_addend: descriptor.hits.map(|value| UInt64Value { value }),
         ..shared::RateLimitDescriptor::default()
     }
@@ -179,9 +181,7 @@ fn window(unit: i32) -> u32 {
 }
 
 /// `x-ratelimit-*`: the limit that is nearest to be reached, and all windows.
-fn state(
-    statuses: &[pb::rate_limit_response::DescriptorStatus],
-) -> Vec<(HeaderName, HeaderValue)> {
+fn state(statuses: &[pb::rate_limit_response::DescriptorStatus]) -> Vec<(HeaderName, HeaderValue)> {
     let limited = || {
         statuses
             .iter()
@@ -192,12 +192,19 @@ fn state(
     };
     let mut text = limit.requests_per_unit.to_string();
     for (_, limit) in limited().filter(|(_, limit)| window(limit.unit) > 0) {
-        text.push_str(&format!(", {};w={}", limit.requests_per_unit, window(limit.unit)));
+        text.push_str(&format!(
+            ", {};w={}",
+            limit.requests_per_unit,
+            window(limit.unit)
+        ));
         if !limit.name.is_empty() {
             text.push_str(&format!(";name=\"{}\"", limit.name));
         }
     }
-    let reset = nearest.duration_until_reset.as_ref().map_or(0, |d| d.seconds);
+    let reset = nearest
+        .duration_until_reset
+        .as_ref()
+        .map_or(0, |d| d.seconds);
     let Ok(text) = HeaderValue::from_str(&text) else {
         return Vec::new();
     };

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use http::header::{
-    CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use meltemi_proto::envoy::config::core::v3 as core;
 use meltemi_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use meltemi_proto::envoy::service::auth::v3 as pb;
@@ -169,7 +167,11 @@ fn address(from: SocketAddr) -> core::Address {
 /// The first URI name, else the first DNS name, else the subject.
 fn principal(peer: &PeerIdentity) -> String {
     let names = peer.uri_sans.iter().chain(&peer.dns_sans);
-    names.chain([&peer.subject]).next().map(ToString::to_string).unwrap_or_default()
+    names
+        .chain([&peer.subject])
+        .next()
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }
 
 /// What the service's response means.
@@ -177,7 +179,10 @@ pub(super) fn verdict(asked: Result<pb::CheckResponse, CallError>) -> Verdict {
     let Ok(response) = asked else {
         return Verdict::default();
     };
-    let allowed = response.status.as_ref().is_none_or(|status| status.code == 0);
+    let allowed = response
+        .status
+        .as_ref()
+        .is_none_or(|status| status.code == 0);
     let mut metadata = response.dynamic_metadata.as_ref().map(from_struct);
     let outcome = match response.http_response {
         Some(pb::check_response::HttpResponse::ErrorResponse(_)) => Outcome::Failed,

@@ -21,14 +21,21 @@ pub(super) fn question<S: Stage>(
     let request = stage.request();
     let mut headers = HeaderMap::new();
     for (name, value) in stage.fields() {
-        if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING && question.config.sends(name.as_str()) {
+        if *name != CONTENT_LENGTH
+            && *name != TRANSFER_ENCODING
+            && question.config.sends(name.as_str())
+        {
             headers.append(name, value.clone());
         }
     }
     let mut body = Bytes::new();
     if let Some((_, data, read)) = &question.body {
         body = data.clone();
-        let partial = if *read == ReadAhead::TooLong { "true" } else { "false" };
+        let partial = if *read == ReadAhead::TooLong {
+            "true"
+        } else {
+            "false"
+        };
         headers.insert(
             HeaderName::from_static(PARTIAL_BODY),
             HeaderValue::from_static(partial),
@@ -40,7 +47,9 @@ pub(super) fn question<S: Stage>(
     Call {
         method: Method::from_bytes(request.method()).unwrap_or(Method::GET),
         authority: Bytes::copy_from_slice(request.authority()),
-        path: [server.path_prefix.as_bytes(), request.path()].concat().into(),
+        path: [server.path_prefix.as_bytes(), request.path()]
+            .concat()
+            .into(),
         headers,
         body,
     }

@@ -54,9 +54,9 @@ impl Provider {
     pub(super) fn new(settings: Arc<Settings>, scope: &str) -> Arc<Self> {
         let keys = match &settings.keys {
             // Envoy has no word for the reason when the configured set is bad.
-            KeySource::Inline(bytes) => {
-                Some(Keys(Arc::new(KeySet::parse(bytes).map_err(|_| Failure::NoValidKeys))))
-            }
+            KeySource::Inline(bytes) => Some(Keys(Arc::new(
+                KeySet::parse(bytes).map_err(|_| Failure::NoValidKeys),
+            ))),
             KeySource::Remote(_) => None,
         };
         Arc::new(Self {

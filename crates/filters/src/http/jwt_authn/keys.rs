@@ -26,7 +26,10 @@ struct Key {
 }
 
 enum Material {
-    Rsa { n: Vec<u8>, e: Vec<u8> },
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
     /// Curve, and the uncompressed point.
     Ec(Curve, Vec<u8>),
     Ed25519(Vec<u8>),
@@ -107,7 +110,9 @@ impl Key {
         let text = |name: &str| json.get(name).and_then(Value::as_str).unwrap_or_default();
         let bytes = |name: &str| {
             let text = text(name);
-            let decoded = URL_SAFE_NO_PAD.decode(text).or_else(|_| URL_SAFE.decode(text));
+            let decoded = URL_SAFE_NO_PAD
+                .decode(text)
+                .or_else(|_| URL_SAFE.decode(text));
             decoded.ok().filter(|bytes| !bytes.is_empty())
         };
         let alg = text("alg");
@@ -210,7 +215,8 @@ mod tests {
 
     fn signed(kid: &str) -> (String, EcdsaKeyPair) {
         let random = SystemRandom::new();
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let document =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let pair =
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);

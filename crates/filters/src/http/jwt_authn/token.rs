@@ -233,7 +233,10 @@ mod tests {
             failure("a.b"),
             "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections"
         );
-        assert_eq!(failure("!.b.c"), "Jwt header is an invalid Base64url encoded");
+        assert_eq!(
+            failure("!.b.c"),
+            "Jwt header is an invalid Base64url encoded"
+        );
         assert_eq!(failure(&text("{", "{}")), "Jwt header is an invalid JSON");
         assert_eq!(
             failure(&text("{}", "{}")),
@@ -251,7 +254,11 @@ mod tests {
 
     #[test]
     fn audiences_ignore_scheme_and_trailing_slash() {
-        let token = Token::parse(&text(r#"{"alg":"RS256"}"#, r#"{"aud":"https://a.example/"}"#)).unwrap();
+        let token = Token::parse(&text(
+            r#"{"alg":"RS256"}"#,
+            r#"{"aud":"https://a.example/"}"#,
+        ))
+        .unwrap();
         assert!(token.check_audience(&["a.example".into()]).is_ok());
         assert_eq!(
             token.check_audience(&["b".into()]),
