@@ -1,5 +1,6 @@
 //! HTTP filters, and their settings on routes.
 
+mod compressor;
 mod cors;
 mod ext_authz;
 mod fault;
@@ -121,6 +122,9 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
             }
         }
         "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb" => HttpFilterKind::GrpcWeb,
+        "envoy.extensions.filters.http.compressor.v3.Compressor" => {
+            HttpFilterKind::Compressor(Arc::new(compressor::compressor(&decode(any)?)?))
+        }
         "envoy.extensions.filters.http.buffer.v3.Buffer" => {
             let config: filters::buffer::v3::Buffer = decode(any)?;
             match number(config.max_request_bytes.as_ref()) {

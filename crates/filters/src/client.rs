@@ -27,7 +27,17 @@ const HEAD_LIMITS: HeadLimits = HeadLimits {
     max_headers: 100,
 };
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+
+/// The address that the host sends from: that of its default route. Nothing is sent to find it out.
+static OWN_ADDRESS: std::sync::LazyLock<Option<HeaderValue>> = std::sync::LazyLock::new(|| {
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+    // An address reserved for documentation: it is routed like any other far one.
+    socket.connect(("192.0.2.1", 9)).ok()?;
+    HeaderValue::from_str(&socket.local_addr().ok()?.ip().to_string()).ok()
+});
 
 /// Why a call brought no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +75,10 @@ pub struct Call {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+    /// How the body is announced.
+    pub framing: BodyKind,
+    /// Our own address is named as the client.
+    pub forwarded: bool,
 }
 
 /// A response.
@@ -78,6 +92,8 @@ pub struct Response {
     pub body: Bytes,
     /// Trailers.
     pub trailers: Option<HeaderMap>,
+    /// Time from the request to the end of the response.
+    pub took: Duration,
 }
 
 /// Makes a call.
@@ -90,12 +106,24 @@ pub async fn call(
     call: Call,
     limit: Limit,
 ) -> Result<Response, CallError> {
+    let mut call = call;
+    call.headers
+        .insert(INTERNAL, HeaderValue::from_static("true"));
+    if let Some(limit) = limit {
+        let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        call.headers.insert(EXPECTED_TIMEOUT, millis.into());
+    }
+    if call.forwarded
+        && let Some(own) = &*OWN_ADDRESS
+    {
+        call.headers.insert(FORWARDED_FOR, own.clone());
+    }
     tokio::time::timeout(limit.unwrap_or(LONGEST), run(upstreams, cluster, call))
         .await
         .unwrap_or(Err(CallError::Timeout))
 }
 
-async fn run(upstreams: &Upstreams, name: &str, mut call: Call) -> Result<Response, CallError> {
+async fn run(upstreams: &Upstreams, name: &str, call: Call) -> Result<Response, CallError> {
     let cluster = upstreams.clusters.get(name).ok_or(CallError::NoCluster)?;
     let breaker = cluster.breaker(false);
     let _running = breaker
@@ -116,17 +144,8 @@ async fn run(upstreams: &Upstreams, name: &str, mut call: Call) -> Result<Respon
         .acquire(&cluster, &host, protocol, &ConnectionNeeds::default())
         .await
         .map_err(|_| CallError::Broken)?;
-    call.headers
-        .insert(INTERNAL, HeaderValue::from_static("true"));
-    let body = if call.body.is_empty() {
-        if call.method == Method::POST {
-            BodyKind::Length(0)
-        } else {
-            BodyKind::None
-        }
-    } else {
-        BodyKind::Length(call.body.len() as u64)
-    };
+    let started = tokio::time::Instant::now();
+    let body = call.framing;
     let outgoing = Outgoing {
         method: &call.method,
         https: host.transport.tls.is_some(),
@@ -147,8 +166,9 @@ async fn run(upstreams: &Upstreams, name: &str, mut call: Call) -> Result<Respon
     }
     let response = receive(&mut stream).await;
     match response {
-        Ok(response) => {
+        Ok(mut response) => {
             stream.finish();
+            response.took = started.elapsed();
             cluster.stats.response(response.status.as_u16());
             upstreams
                 .clusters
@@ -206,6 +226,7 @@ async fn receive(stream: &mut Exchange) -> Result<Response, CallError> {
         headers: start.headers,
         body: body.freeze(),
         trailers,
+        took: Duration::ZERO,
     })
 }
 
@@ -245,6 +266,8 @@ pub async fn unary<M: Message, R: Message + Default>(
         path: Bytes::from_static(path.as_bytes()),
         headers,
         body: body.freeze(),
+        framing: BodyKind::Stream,
+        forwarded: true,
     };
     let response = call(upstreams, &target.cluster, request, target.timeout).await?;
     if response.status != StatusCode::OK {

@@ -4,9 +4,12 @@
 //! filter that may wait for a call is boxed, so that the future of an exchange does not grow with the filters.
 
 mod buffer;
+mod compressor;
 mod cors;
 mod ext_authz;
 mod fault;
+pub mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 mod jwt_authn;
 mod local_limit;
@@ -21,7 +24,7 @@ use meltemi_traffic::Str;
 use meltemi_traffic::ext_authz::ExtAuthz;
 use meltemi_traffic::fault::Fault;
 use meltemi_traffic::hcm::{
-    FilterOverride, FilterStateValue, HeaderMutation, HttpFilter, HttpFilterKind,
+    Compressor, FilterOverride, FilterStateValue, HeaderMutation, HttpFilter, HttpFilterKind,
 };
 use meltemi_traffic::ratelimit::{LocalRateLimit, RateLimit};
 use meltemi_traffic::rbac::RbacFilter;
@@ -46,8 +49,10 @@ enum Kind {
     Buffer(u32),
     JwtAuthn(jwt_authn::Authenticator),
     ExtAuthz(Arc<ExtAuthz>, ext_authz::Stats),
-    LocalRateLimit(Arc<LocalRateLimit>),
+    LocalRateLimit(Arc<LocalRateLimit>, local_limit::Stats),
     RateLimit(Arc<RateLimit>),
+    GrpcWeb,
+    Compressor(Arc<Compressor>, compressor::Stats),
 }
 
 impl Filter {
@@ -58,7 +63,7 @@ impl Filter {
         let scope = format!("http.{prefix}.");
         let kind = match &config.kind {
             HttpFilterKind::Rbac(rbac) => {
-                let stats = rbac::Stats::new(&format!("{scope}rbac."), rbac);
+                let stats = rbac::Stats::new(&format!("{scope}rbac."), "", rbac);
                 Kind::Rbac(Arc::clone(rbac), stats)
             }
             HttpFilterKind::Fault(fault) => {
@@ -75,15 +80,21 @@ impl Filter {
                 let stats = ext_authz::Stats::new(&scope, config);
                 Kind::ExtAuthz(Arc::clone(config), stats)
             }
-            HttpFilterKind::LocalRateLimit(limit) => Kind::LocalRateLimit(Arc::clone(limit)),
+            HttpFilterKind::LocalRateLimit(limit) => Kind::LocalRateLimit(
+                Arc::clone(limit),
+                local_limit::Stats::new(&limit.stat_prefix),
+            ),
             HttpFilterKind::RateLimit(limit) => Kind::RateLimit(Arc::clone(limit)),
             HttpFilterKind::Router(_)
             | HttpFilterKind::GrpcStats { .. }
             | HttpFilterKind::IstioAlpn(_)
             | HttpFilterKind::IstioPeerMetadata(_)
-            | HttpFilterKind::IstioStats(_)
-            | HttpFilterKind::GrpcWeb
-            | HttpFilterKind::Compressor(_) => return None,
+            | HttpFilterKind::IstioStats(_) => return None,
+            HttpFilterKind::GrpcWeb => Kind::GrpcWeb,
+            HttpFilterKind::Compressor(config) => {
+                let stats = compressor::Stats::new(&scope, config);
+                Kind::Compressor(Arc::clone(config), stats)
+            }
         };
         Some(Self {
             name: config.name.clone(),
@@ -155,8 +166,20 @@ impl Filter {
                 };
                 Box::pin(ext_authz::on_request(stats, config, route, stage)).await
             }
-            (Kind::LocalRateLimit(_), Some(FilterOverride::LocalRateLimit(limit)))
-            | (Kind::LocalRateLimit(limit), _) => local_limit::on_request(limit, stage),
+            (Kind::LocalRateLimit(_, stats), Some(FilterOverride::LocalRateLimit(limit)))
+            | (Kind::LocalRateLimit(limit, stats), _) => {
+                local_limit::on_request(stats, limit, stage)
+            }
+            (Kind::GrpcWeb, _) => {
+                grpc_web::on_request(stage);
+                Ok(())
+            }
+            (Kind::Compressor(config, stats), _) => {
+                if config.enabled {
+                    compressor::on_request(config, stats, stage);
+                }
+                Ok(())
+            }
             (Kind::RateLimit(limit), setting) => {
                 let route = match setting {
                     Some(FilterOverride::RateLimit(route)) => Some(&**route),

@@ -10,6 +10,7 @@ pub mod counters;
 pub mod http;
 pub mod istio;
 pub mod metadata;
+pub mod network;
 pub mod stage;
 
 /// Time since the process first asked: the clock of token buckets.

@@ -463,11 +463,15 @@ pub struct FilterStateValue {
     pub shared: bool,
 }
 
-/// `compressor`.
+/// `compressor` of responses, by gzip.
 #[derive(Debug, Clone)]
 pub struct Compressor {
-    /// `gzip`, `br` or `zstd`.
-    pub encoding: Str,
+    /// Configured name of the library: a part of statistics.
+    pub library: Str,
+    /// 1 to 9.
+    pub level: u32,
+    /// Share of responses.
+    pub enabled: bool,
     /// Shortest body.
     pub min_content_length: u32,
     /// Content types; empty is Envoy's list.

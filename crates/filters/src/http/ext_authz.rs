@@ -88,10 +88,10 @@ enum Outcome {
 #[derive(Debug, Default)]
 struct Changes {
     set: Vec<(HeaderName, HeaderValue)>,
-    /// Added behind present values.
-    append: Vec<(HeaderName, HeaderValue)>,
     /// Joined to a present value; nothing without one.
     join: Vec<(HeaderName, HeaderValue)>,
+    /// Added behind a present value; nothing without one.
+    more: Vec<(HeaderName, HeaderValue)>,
     absent: Vec<(HeaderName, HeaderValue)>,
     remove: Vec<HeaderName>,
     query_set: Vec<(String, String)>,
@@ -274,9 +274,11 @@ fn change<S: Stage>(config: &ExtAuthz, changes: Changes, stage: &mut S) {
         request.set(&name, value);
         changed = true;
     }
-    for (name, value) in changes.append {
-        request.append(&name, value);
-        changed = true;
+    for (name, value) in changes.more {
+        if request.has(&name) {
+            request.append(&name, value);
+            changed = true;
+        }
     }
     for (name, value) in changes.absent {
         if !request.has(&name) {

@@ -197,11 +197,12 @@ impl Authenticator {
             .map(|(name, _)| name.as_str())
             .collect();
         known.sort_unstable();
-        let body = format!(
-            "Failed JWT authentication: Wrong requirement_name: {name}. It should be one of [{}]",
+        let reason = format!(
+            "Wrong requirement_name: {name}. It should be one of [{}]",
             known.join(",")
         );
-        let details = format!("jwt_authn_access_denied{{{}}}", body.replace(' ', "_"));
+        let details = format!("jwt_authn_access_denied{{{}}}", reason.replace(' ', "_"));
+        let body = format!("Failed JWT authentication: {reason}");
         Answer::new(StatusCode::FORBIDDEN, body, details)
     }
 

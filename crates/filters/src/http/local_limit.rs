@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::HeaderName;
+use meltemi_traffic::Str;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::limiter::AtomicBucket;
 use meltemi_traffic::ratelimit::{
@@ -22,7 +23,8 @@ pub(super) const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset"
 
 /// Counters by statistics prefix.
 #[derive(Debug)]
-struct Stats {
+pub(super) struct Stats {
+    prefix: Str,
     enabled: Counter,
     ok: Counter,
     limited: Counter,
@@ -30,9 +32,10 @@ struct Stats {
 }
 
 impl Stats {
-    fn new(prefix: &str) -> Self {
+    pub(super) fn new(prefix: &Str) -> Self {
         let named = |name: &str| Counter::named(format!("{prefix}.http_local_rate_limit.{name}"));
         Self {
+            prefix: prefix.clone(),
             enabled: named("enabled"),
             ok: named("ok"),
             limited: named("rate_limited"),
@@ -42,11 +45,21 @@ impl Stats {
 }
 
 /// Takes a token, or refuses.
-pub(super) fn on_request<S: Stage>(limit: &LocalRateLimit, stage: &mut S) -> Result<(), Stop> {
+pub(super) fn on_request<S: Stage>(
+    own: &Stats,
+    limit: &LocalRateLimit,
+    stage: &mut S,
+) -> Result<(), Stop> {
     if !limit.enabled.hits(fastrand::u64(..)) {
         return Ok(());
     }
-    let stats = Stats::new(&limit.stat_prefix);
+    let other;
+    let stats = if own.prefix == limit.stat_prefix {
+        own
+    } else {
+        other = Stats::new(&limit.stat_prefix);
+        &other
+    };
     stats.enabled.inc();
     let descriptors = if limit.limiter.has_descriptors() {
         descriptors(limit, stage)
@@ -147,7 +160,12 @@ impl Tell {
             // Made from a u32.
             limit: bucket.max() as u64,
             remaining: bucket.left(now),
-            reset: bucket.next(now).as_secs(),
+            reset: bucket
+                .next(now)
+                .as_millis()
+                .div_ceil(1000)
+                .try_into()
+                .unwrap_or(u64::MAX),
         }
     }
 }

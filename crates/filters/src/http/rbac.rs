@@ -20,9 +20,13 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The counters below a scope that ends with a dot (`http.<prefix>.rbac.`, `<prefix>rbac.`).
-    pub fn new(scope: &str, config: &RbacFilter) -> Self {
-        let named = |prefix: &str, name: &str| Counter::named(format!("{scope}{prefix}{name}"));
+    /// The counters below a scope that ends with a dot (`http.<prefix>.rbac.`, `<prefix>rbac.`). `joint` stands behind
+    /// the rules' own prefixes: nothing for HTTP, a dot for connections.
+    pub fn new(scope: &str, joint: &str, config: &RbacFilter) -> Self {
+        let named = |prefix: &str, name: &str| {
+            let joint = if prefix.is_empty() { "" } else { joint };
+            Counter::named(format!("{scope}{prefix}{joint}{name}"))
+        };
         Self {
             allowed: named(&config.rules_prefix, "allowed"),
             denied: named(&config.rules_prefix, "denied"),

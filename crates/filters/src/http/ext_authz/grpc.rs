@@ -44,10 +44,10 @@ pub(super) fn question<S: Stage>(stage: &mut S, question: &Question<'_>) -> pb::
         })
     };
     let metadata_context = namespaces(stage.metadata(), &config.metadata_namespaces);
-    let route_metadata_context = stage
-        .route()
-        .filter(|_| !config.route_metadata_namespaces.is_empty())
-        .and_then(|route| namespaces(&route.metadata, &config.route_metadata_namespaces));
+    let route_metadata_context = match stage.route() {
+        Some(route) => namespaces(&route.metadata, &config.route_metadata_namespaces),
+        None => Some(core::Metadata::default()),
+    };
     let info = stage.info();
     let source = context::Peer {
         address: info.downstream_direct_remote.map(address),
@@ -62,7 +62,8 @@ pub(super) fn question<S: Stage>(stage: &mut S, question: &Question<'_>) -> pb::
     };
     let time = wkt::Timestamp {
         seconds: i64::try_from(info.start.as_secs()).unwrap_or_default(),
-        nanos: i32::try_from(info.start.subsec_nanos()).unwrap_or_default(),
+        // Microseconds, as Envoy has it.
+        nanos: i32::try_from(info.start.subsec_micros() * 1000).unwrap_or_default(),
     };
     let tls_session = (config.tls_session && !info.downstream_tls.version.is_empty()).then(|| {
         context::TlsSession {
@@ -127,15 +128,13 @@ fn http_request<S: Stage>(
             })
             .or_insert(value);
     }
-    let size = stage.fields().get(CONTENT_LENGTH);
-    let size = size.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut out = context::HttpRequest {
-        id: stage.info().stream_id.to_owned(),
+        id: fastrand::u64(..).to_string(),
         method: text(request.method()),
         path: text(request.path()),
         host: text(request.authority()),
         scheme: text(request.scheme()),
-        size: size.unwrap_or(-1),
+        size: i64::try_from(stage.info().bytes_received).unwrap_or(i64::MAX),
         protocol: stage.protocol().to_owned(),
         ..context::HttpRequest::default()
     };

@@ -5,11 +5,13 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRA
 use http::{Method, StatusCode};
 use meltemi_traffic::ext_authz::HttpAuthorizer;
 use meltemi_traffic::headers::RequestHead;
+use meltemi_upstream::exchange::BodyKind;
 
 use super::{Changes, Outcome, PARTIAL_BODY, Question, Verdict, as_fields};
 use crate::client::{Call, CallError, Response};
 use crate::stage::{ReadAhead, Stage};
 
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
 /// The check.
@@ -51,7 +53,9 @@ pub(super) fn question<S: Stage>(
             .concat()
             .into(),
         headers,
+        framing: BodyKind::Length(body.len() as u64),
         body,
+        forwarded: false,
     }
 }
 
@@ -72,6 +76,10 @@ pub(super) fn verdict(server: &HttpAuthorizer, asked: Result<Response, CallError
                 headers.append(name, value.clone());
             }
         }
+        if server.tells_denied(SERVICE_TIME.as_str()) {
+            let millis = u64::try_from(response.took.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(SERVICE_TIME, millis.into());
+        }
         return Verdict {
             metadata: None,
             outcome: Outcome::Denied {
@@ -90,7 +98,7 @@ pub(super) fn verdict(server: &HttpAuthorizer, asked: Result<Response, CallError
             changes.set.push(pair());
         }
         if server.appends(text) {
-            changes.join.push(pair());
+            changes.more.push(pair());
         }
         if server.tells_allowed(text) {
             changes.response.add.push(pair());

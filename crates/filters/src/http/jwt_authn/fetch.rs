@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{HeaderMap, HeaderValue, USER_AGENT};
+use http::{Method, StatusCode};
 use meltemi_traffic::jwt::{KeySource, Provider as Settings, RemoteKeys};
+use meltemi_upstream::exchange::BodyKind;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -109,8 +111,13 @@ impl Provider {
                 method: Method::GET,
                 authority: Bytes::copy_from_slice(remote.host.as_bytes()),
                 path: Bytes::copy_from_slice(remote.path.as_bytes()),
-                headers: HeaderMap::new(),
+                headers: HeaderMap::from_iter([(
+                    USER_AGENT,
+                    HeaderValue::from_static("Go-browser"),
+                )]),
                 body: Bytes::new(),
+                framing: BodyKind::None,
+                forwarded: true,
             };
             let fetched =
                 client::call(upstreams, &remote.cluster, call, Some(remote.timeout)).await;
