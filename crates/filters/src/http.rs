@@ -63,7 +63,7 @@ impl Filter {
         let scope = format!("http.{prefix}.");
         let kind = match &config.kind {
             HttpFilterKind::Rbac(rbac) => {
-                let stats = rbac::Stats::new(&format!("{scope}rbac."), "", rbac);
+                let stats = rbac::Stats::new(&format!("{scope}rbac."), rbac);
                 Kind::Rbac(Arc::clone(rbac), stats)
             }
             HttpFilterKind::Fault(fault) => {

@@ -62,7 +62,7 @@ impl Filters {
         for filter in filters {
             match &filter.kind {
                 NetworkFilterKind::Rbac(rbac) => {
-                    let stats = RbacStats::new(&format!("{}rbac.", rbac.stat_prefix), ".", rbac);
+                    let stats = RbacStats::new(&format!("{}rbac.", rbac.stat_prefix), rbac);
                     out.rules.push((Arc::clone(rbac), stats));
                 }
                 NetworkFilterKind::ConnectionLimit {

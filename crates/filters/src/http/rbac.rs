@@ -20,11 +20,11 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The counters below a scope that ends with a dot (`http.<prefix>.rbac.`, `<prefix>rbac.`). `joint` stands behind
-    /// the rules' own prefixes: nothing for HTTP, a dot for connections.
-    pub fn new(scope: &str, joint: &str, config: &RbacFilter) -> Self {
+    /// The counters below a scope that ends with a dot (`http.<prefix>.rbac.`, `<prefix>rbac.`). A prefix of the rules
+    /// is a part of its own in the names.
+    pub fn new(scope: &str, config: &RbacFilter) -> Self {
         let named = |prefix: &str, name: &str| {
-            let joint = if prefix.is_empty() { "" } else { joint };
+            let joint = if prefix.is_empty() { "" } else { "." };
             Counter::named(format!("{scope}{prefix}{joint}{name}"))
         };
         Self {

@@ -93,6 +93,9 @@ impl Token {
         else {
             return Err(Failure::BadFormat);
         };
+        if header_text.is_empty() || payload_text.is_empty() || signature.is_empty() {
+            return Err(Failure::BadFormat);
+        }
         let header = decoded(header_text, Failure::HeaderBase64, Failure::HeaderJson)?;
         let Some(alg) = header.get("alg").and_then(Value::as_str) else {
             return Err(Failure::HeaderAlg);
