@@ -1,9 +1,12 @@
 //! HTTP filters, and their settings on routes.
 
+mod compressor;
 mod cors;
+mod ext_authz;
 mod fault;
 mod headers;
 mod istio;
+mod jwt;
 mod limits;
 
 use std::sync::Arc;
@@ -86,6 +89,15 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             HttpFilterKind::LocalRateLimit(Arc::new(local_limit(&decode(any)?)?))
         }
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
+            HttpFilterKind::JwtAuthn(Arc::new(jwt::jwt_authn(&decode(any)?)?))
+        }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
+            HttpFilterKind::ExtAuthz(Arc::new(ext_authz::ext_authz(&decode(any)?)?))
+        }
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimit" => {
+            HttpFilterKind::RateLimit(Arc::new(limits::rate_limit(&decode(any)?)?))
+        }
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
             let config: filters::header_mutation::v3::HeaderMutation = decode(any)?;
             HttpFilterKind::HeaderMutation(Arc::new(mutations(config.mutations.as_ref())?))
@@ -110,6 +122,9 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
             }
         }
         "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb" => HttpFilterKind::GrpcWeb,
+        "envoy.extensions.filters.http.compressor.v3.Compressor" => {
+            HttpFilterKind::Compressor(Arc::new(compressor::compressor(&decode(any)?)?))
+        }
         "envoy.extensions.filters.http.buffer.v3.Buffer" => {
             let config: filters::buffer::v3::Buffer = decode(any)?;
             match number(config.max_request_bytes.as_ref()) {
@@ -175,6 +190,15 @@ pub(crate) fn route_setting(any: &wkt::Any) -> Compiled<Option<FilterOverride>> 
         }
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             FilterOverride::LocalRateLimit(Arc::new(local_limit(&decode(any)?)?))
+        }
+        "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
+            FilterOverride::JwtAuthn(jwt::per_route(&decode(any)?)?)
+        }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
+            FilterOverride::ExtAuthz(Arc::new(ext_authz::per_route(&decode(any)?)?))
+        }
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
+            FilterOverride::RateLimit(Arc::new(limits::rate_limit_per_route(&decode(any)?)?))
         }
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
             let config: filters::header_mutation::v3::HeaderMutationPerRoute = decode(any)?;

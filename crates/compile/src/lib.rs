@@ -14,6 +14,7 @@ mod cluster;
 pub mod coverage;
 mod endpoint;
 mod filter_config;
+mod grpc_service;
 mod hcm;
 mod headers;
 mod http_filter;

@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use meltemi_traffic::Str;
 use meltemi_traffic::cors::CorsPolicy;
+use meltemi_traffic::ext_authz::ExtAuthzPerRoute;
 use meltemi_traffic::hcm::FilterOverride;
 use meltemi_traffic::mutation::HeaderOp;
 use meltemi_traffic::ratelimit::RateLimitRule;
 use meltemi_traffic::route::{Action, Overrides, RequireTls, Route, RouteTable, VirtualHost};
 use meltemi_traffic::select::DomainIndex;
 use prost::Name;
+
+pub(crate) use conditions::route_match;
 
 use crate::coverage;
 use crate::headers::level;
@@ -183,6 +186,9 @@ impl Scope<'_> {
                 (FilterOverride::Cors(base), FilterOverride::Cors(policy)) => {
                     *base = Arc::new(CorsPolicy::clone(policy).over(base));
                 }
+                (FilterOverride::ExtAuthz(base), FilterOverride::ExtAuthz(own)) => {
+                    *base = Arc::new(ExtAuthzPerRoute::clone(own).over(base));
+                }
                 (present, setting) => *present = setting.clone(),
             }
         }
@@ -270,7 +276,7 @@ fn route(message: &pb::Route, host: &pb::VirtualHost, scope: &Scope<'_>) -> Comp
     let decorator = message.decorator.as_ref();
     Ok(Route {
         name: message.name.as_str().into(),
-        matches: conditions::route_match(matches).within("match")?,
+        matches: route_match(matches).within("match")?,
         action,
         request_ops: scope.request_ops(),
         response_ops: scope.response_ops(),

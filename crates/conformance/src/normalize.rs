@@ -31,6 +31,9 @@ const TRACED: [&str; 7] = [
     "x-request-id",
 ];
 
+/// `envoy.config.core.v3.SocketAddress.port_value`.
+const PORT_FIELD: &str = "port_value";
+
 /// Takes chance out of observations.
 pub(crate) struct Normalizer<'a> {
     /// Text of the case: ids that stand in it are no generated ones.
@@ -60,6 +63,13 @@ impl Normalizer<'_> {
                 }
             }
             Value::String(text) => *text = self.text(text, name),
+            // Addresses in messages have their port as a number.
+            Value::Number(number) if name == PORT_FIELD => {
+                let chosen = |port: &u16| number.as_u64() == Some(u64::from(*port));
+                if self.ports.iter().any(chosen) {
+                    *value = Value::String("<port>".to_owned());
+                }
+            }
             _ => {}
         }
     }

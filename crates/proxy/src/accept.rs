@@ -341,6 +341,17 @@ fn state_without_sni(tls: &tokio_rustls::server::TlsStream<Socket>) -> bool {
 /// Hands the connection to the chain's last filter.
 async fn dispatch(info: Rc<ConnInfo>, mut stream: Stream) {
     let chain = Arc::clone(&info.chain);
+    // TCP proxies open by themselves, because they log refusals.
+    let _room = match &chain.config.terminal {
+        Terminal::Tcp(_) => Vec::new(),
+        _ => match chain.network.open() {
+            Ok(room) => room,
+            Err(refused) => {
+                tokio::time::sleep(refused.delay.unwrap_or_default()).await;
+                return;
+            }
+        },
+    };
     match &chain.config.terminal {
         Terminal::Http(_) => http::serve(info, stream).await,
         Terminal::Tcp(proxy) => tcp::serve(info, Arc::clone(proxy), stream).await,

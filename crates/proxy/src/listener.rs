@@ -40,6 +40,8 @@ pub(crate) struct ListenerRuntime {
 pub(crate) struct ChainRuntime {
     /// Its configuration.
     pub config: Arc<FilterChain>,
+    /// Network filters before the last.
+    pub network: meltemi_filters::network::Filters,
     /// TLS termination.
     pub tls: Option<ServerContext>,
     /// What its connection manager precomputes.
@@ -53,6 +55,8 @@ pub(crate) struct ChainRuntime {
 pub(crate) struct HttpRuntime {
     /// The configuration.
     pub config: Arc<ConnectionManager>,
+    /// `grpc_stats`: whether every method has its own counters.
+    pub grpc_stats: Option<bool>,
     /// Filters with work of their own, in order.
     pub filters: Vec<Filter>,
     /// Offers of `istio.alpn` to upstreams that get HTTP/1.0, HTTP/1.1 and HTTP/2.
@@ -144,6 +148,7 @@ impl ChainRuntime {
             _ => None,
         };
         Self {
+            network: meltemi_filters::network::Filters::new(&config.filters),
             config,
             tls,
             http,
@@ -168,6 +173,7 @@ impl HttpRuntime {
                 .collect(),
             config: Arc::clone(&config),
             alpn: [None, None, None],
+            grpc_stats: None,
             istio_stats: None,
             peer_metadata: None,
             suppress_envoy_headers: false,
@@ -183,6 +189,9 @@ impl HttpRuntime {
             match &filter.kind {
                 HttpFilterKind::IstioAlpn(alpn) => {
                     runtime.alpn = [offer(&alpn.http10), offer(&alpn.http11), offer(&alpn.http2)];
+                }
+                HttpFilterKind::GrpcStats { all_methods, .. } => {
+                    runtime.grpc_stats = Some(*all_methods);
                 }
                 HttpFilterKind::IstioStats(stats) => runtime.istio_stats = Some(Arc::clone(stats)),
                 HttpFilterKind::IstioPeerMetadata(exchange) => {

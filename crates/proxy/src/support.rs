@@ -2,7 +2,7 @@
 
 use meltemi_traffic::access::{AccessLog, LogSink};
 use meltemi_traffic::cluster::{Cluster, Transport};
-use meltemi_traffic::hcm::{HttpFilterKind, RouteSource};
+use meltemi_traffic::hcm::RouteSource;
 use meltemi_traffic::listener::{Listener, ListenerFilterKind, NetworkFilterKind, Terminal};
 use meltemi_traffic::route::{Action, RouteTable};
 
@@ -97,12 +97,12 @@ fn in_routes(table: &RouteTable) -> Option<&'static str> {
 fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
     Some(match kind {
         NetworkFilterKind::MetadataExchange { .. } => "network filter istio.metadata_exchange",
-        NetworkFilterKind::LocalRateLimit { .. } => "network filter local_ratelimit",
-        NetworkFilterKind::ConnectionLimit { .. } => "network filter connection_limit",
         NetworkFilterKind::SetFilterState(_) => "network filter set_filter_state",
         NetworkFilterKind::MongoProxy(_) => "network filter mongo_proxy",
         NetworkFilterKind::MysqlProxy { .. } => "network filter mysql_proxy",
         NetworkFilterKind::Rbac(_)
+        | NetworkFilterKind::LocalRateLimit { .. }
+        | NetworkFilterKind::ConnectionLimit { .. }
         | NetworkFilterKind::IstioStats(_)
         | NetworkFilterKind::SniCluster => return None,
     })
@@ -123,35 +123,12 @@ fn terminal(terminal: &Terminal) -> Option<&'static str> {
             {
                 return Some(what);
             }
-            let filters = manager
-                .filters
-                .iter()
-                .filter_map(|filter| http_filter(&filter.kind));
-            filters.chain(logs(&manager.access_log)).next()
+            logs(&manager.access_log).next()
         }
         Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some("tcp_proxy tunneling_config"),
         Terminal::Tcp(proxy) => logs(&proxy.access_log).next(),
         Terminal::DirectResponse(_) | Terminal::Echo | Terminal::Close => None,
     }
-}
-
-fn http_filter(kind: &HttpFilterKind) -> Option<&'static str> {
-    Some(match kind {
-        HttpFilterKind::LocalRateLimit(_) => "HTTP filter local_ratelimit",
-        HttpFilterKind::GrpcWeb => "HTTP filter grpc_web",
-        HttpFilterKind::Compressor(_) => "HTTP filter compressor",
-        HttpFilterKind::Router(_)
-        | HttpFilterKind::Fault(_)
-        | HttpFilterKind::Cors
-        | HttpFilterKind::Rbac(_)
-        | HttpFilterKind::HeaderMutation(_)
-        | HttpFilterKind::SetFilterState(_)
-        | HttpFilterKind::Buffer(_)
-        | HttpFilterKind::GrpcStats { .. }
-        | HttpFilterKind::IstioAlpn(_)
-        | HttpFilterKind::IstioPeerMetadata(_)
-        | HttpFilterKind::IstioStats(_) => return None,
-    })
 }
 
 fn logs(logs: &[AccessLog]) -> impl Iterator<Item = &'static str> {

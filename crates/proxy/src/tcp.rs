@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use meltemi_filters::network::Refused;
 use meltemi_telemetry::istio::{
     Labels, Protocol, Reporter, Service, ServiceFacts, TcpConnection, WorkloadMetadata,
 };
@@ -17,6 +18,7 @@ use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
+use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::rbac::AuthzFacts;
 use meltemi_upstream::balance::Pick;
 use meltemi_upstream::cluster::{Cluster, Host};
@@ -41,7 +43,8 @@ struct Record {
     started: std::time::Duration,
     clock: Instant,
     flags: ResponseFlags,
-    details: &'static str,
+    details: std::borrow::Cow<'static, str>,
+    metadata: Metadata,
     cluster_name: Str,
     cluster: Option<Arc<Cluster>>,
     host: Option<Arc<Host>>,
@@ -60,7 +63,8 @@ impl Drop for Record {
             duration: Some(self.clock.elapsed()),
             flags: self.flags,
             response_code: Some(0),
-            connection_termination_details: self.details,
+            connection_termination_details: &self.details,
+            metadata: Some(&self.metadata),
             bytes_received: self.bytes.0,
             bytes_sent: self.bytes.1,
             upstream_cluster_raw: &self.cluster_name,
@@ -93,7 +97,8 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         started: crate::logs::now(),
         clock: Instant::now(),
         flags: ResponseFlags::NONE,
-        details: "",
+        details: "".into(),
+        metadata: Metadata::default(),
         cluster_name: proxy
             .cluster(fastrand::u64(..))
             .cloned()
@@ -117,10 +122,14 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     {
         record.cluster_name = info.inspected.server_name.clone();
     }
-    if !authorized(&info) {
-        record.details = "rbac_access_denied";
-        return;
-    }
+    let _room = match info.chain.network.open() {
+        Ok(room) => room,
+        Err(refused) => {
+            record.flags.add(refused.flags);
+            tokio::time::sleep(refused.delay.unwrap_or_default()).await;
+            return;
+        }
+    };
     let Some((upstream, facts)) = connect(&mut record).await else {
         return;
     };
@@ -139,26 +148,25 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     }
 }
 
-fn authorized(info: &ConnInfo) -> bool {
-    info.chain.config.filters.iter().all(|filter| {
-        let NetworkFilterKind::Rbac(rbac) = &filter.kind else {
-            return true;
+/// Judges the connection, whose client speaks.
+fn judge(record: &mut Record) -> Result<(), Refused> {
+    let info = Rc::clone(&record.info);
+    let metadata = std::mem::take(&mut record.metadata);
+    let mut changed = metadata.clone();
+    let judged = info.with_facts(|connection| {
+        let facts = AuthzFacts::<SimpleRequest> {
+            request: None,
+            connection,
+            remote_ip: info.remote.ip(),
+            tls: info.tls.is_some(),
+            peer: info.tls.as_ref().and_then(|tls| tls.peer.as_ref()),
+            metadata: Some(&metadata),
+            filter_state: &[],
         };
-        let Some(rules) = &rbac.rules else {
-            return true;
-        };
-        info.with_facts(|connection| {
-            let facts = AuthzFacts::<SimpleRequest> {
-                request: None,
-                connection,
-                remote_ip: info.remote.ip(),
-                peer: info.tls.as_ref().and_then(|tls| tls.peer.as_ref()),
-                metadata: None,
-                filter_state: &[],
-            };
-            rules.judge(&facts).allowed
-        })
-    })
+        info.chain.network.judge(&facts, &mut changed)
+    });
+    record.metadata = changed;
+    judged
 }
 
 /// Connects, trying further hosts as configured.
@@ -304,6 +312,16 @@ struct OneWay {
     unflushed: bool,
 }
 
+/// Whether bytes may go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Closed for the next bytes.
+    Closed,
+    /// Bytes wait before it.
+    Waiting,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum CopyState {
     Running,
@@ -323,15 +341,23 @@ impl OneWay {
         }
     }
 
-    /// Moves bytes until one side has to wait. Ready when the end was passed on.
+    /// Moves bytes until one side has to wait. Ready when the end was passed on. While `gate` is closed, bytes that
+    /// were read stay here: the caller judges them and opens it.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
         idle: &mut IdleTimer,
+        gate: &mut Gate,
     ) -> Poll<io::Result<()>> {
         loop {
+            if *gate == Gate::Closed && !self.buffer.is_empty() {
+                *gate = Gate::Waiting;
+            }
+            if *gate == Gate::Waiting {
+                return Poll::Pending;
+            }
             while !self.buffer.is_empty() {
                 let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer))?;
                 if written == 0 {
@@ -385,9 +411,29 @@ impl OneWay {
 async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
     let mut idle = IdleTimer::new(record.proxy.idle_timeout);
     let (mut up, mut down) = (OneWay::new(), OneWay::new());
+    let mut gate = if record.info.chain.network.judges() {
+        Gate::Closed
+    } else {
+        Gate::Open
+    };
+    let mut delay = None;
     std::future::poll_fn(|cx| {
-        let sent = up.poll(cx, &mut client, &mut upstream, &mut idle);
-        let received = down.poll(cx, &mut upstream, &mut client, &mut idle);
+        let mut sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
+        while gate == Gate::Waiting {
+            if let Err(refused) = judge(record) {
+                record.bytes.0 += up.buffer.len() as u64;
+                record.details = refused.details.into();
+                record.flags.add(refused.flags);
+                delay = refused.delay;
+                return Poll::Ready(());
+            }
+            gate = Gate::Open;
+            sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
+            if record.info.chain.network.judges_all() {
+                gate = Gate::Closed;
+            }
+        }
+        let received = down.poll(cx, &mut upstream, &mut client, &mut idle, &mut Gate::Open);
         if let Some(counted) = &record.counted {
             counted.received(up.bytes - record.bytes.0);
             counted.sent(down.bytes - record.bytes.1);
@@ -404,4 +450,7 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
         idle.poll(cx)
     })
     .await;
+    if let Some(delay) = delay {
+        tokio::time::sleep(delay).await;
+    }
 }

@@ -7,11 +7,13 @@ use http::header::HeaderName;
 
 use crate::access::AccessLog;
 use crate::cors::CorsPolicy;
+use crate::ext_authz::{ExtAuthz, ExtAuthzPerRoute};
 use crate::fault::Fault;
 use crate::format::Format;
+use crate::jwt::{JwtAuthn, JwtPerRoute};
 use crate::matcher::Cidr;
 use crate::mutation::HeaderOp;
-use crate::ratelimit::LocalRateLimit;
+use crate::ratelimit::{LocalRateLimit, RateLimit, RateLimitPerRoute};
 use crate::rbac::RbacFilter;
 use crate::route::RouteTable;
 use crate::{Limit, Str};
@@ -391,8 +393,14 @@ pub enum HttpFilterKind {
     Cors,
     /// Role-based access.
     Rbac(Arc<RbacFilter>),
+    /// Tokens of the client.
+    JwtAuthn(Arc<JwtAuthn>),
+    /// A server decides.
+    ExtAuthz(Arc<ExtAuthz>),
     /// Token bucket.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// A service counts.
+    RateLimit(Arc<RateLimit>),
     /// Header changes.
     HeaderMutation(Arc<HeaderMutation>),
     /// Sets filter state.
@@ -455,11 +463,15 @@ pub struct FilterStateValue {
     pub shared: bool,
 }
 
-/// `compressor`.
+/// `compressor` of responses, by gzip.
 #[derive(Debug, Clone)]
 pub struct Compressor {
-    /// `gzip`, `br` or `zstd`.
-    pub encoding: Str,
+    /// Configured name of the library: a part of statistics.
+    pub library: Str,
+    /// 1 to 9.
+    pub level: u32,
+    /// Share of responses.
+    pub enabled: bool,
     /// Shortest body.
     pub min_content_length: u32,
     /// Content types; empty is Envoy's list.
@@ -552,8 +564,14 @@ pub enum FilterOverride {
     Cors(Arc<CorsPolicy>),
     /// `rbac`; `None` switches it off.
     Rbac(Option<Arc<RbacFilter>>),
+    /// `jwt_authn`.
+    JwtAuthn(JwtPerRoute),
+    /// `ext_authz`, all levels merged.
+    ExtAuthz(Arc<ExtAuthzPerRoute>),
     /// `local_ratelimit`.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// `ratelimit`.
+    RateLimit(Arc<RateLimitPerRoute>),
     /// `header_mutation`, every level in the order it applies.
     HeaderMutation(Vec<Arc<HeaderMutation>>),
     /// `buffer`; `None` switches it off.

@@ -168,7 +168,9 @@ impl Exchange {
         match lease {
             Lease::Http1(mut lease) => {
                 let framing = match request.body {
-                    BodyKind::None | BodyKind::Tunnel => Framing::None,
+                    BodyKind::None if announces_nothing(request.method) => Framing::None,
+                    BodyKind::None => Framing::Length(0),
+                    BodyKind::Tunnel => Framing::None,
                     BodyKind::Length(length) => Framing::Length(length),
                     BodyKind::Stream => Framing::Chunked,
                 };
@@ -395,6 +397,14 @@ impl Http2Exchange {
             tunnel: false,
         }))
     }
+}
+
+/// Requests of these methods have no body unless one is announced; others say that theirs is empty.
+fn announces_nothing(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    )
 }
 
 fn http2_head(request: &Outgoing<'_>) -> Result<http::Request<()>, StreamError> {

@@ -184,6 +184,18 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.config.core.v3.GrpcService",
+        effective: "envoy_grpc timeout initial_metadata",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.GrpcService.EnvoyGrpc",
+        effective: "cluster_name authority",
+        not_yet: "",
+        without_meaning: "max_receive_message_length skip_envoy_headers",
+    },
+    Coverage {
         message: "envoy.config.core.v3.HeaderValue",
         effective: "key value raw_value",
         not_yet: "",
@@ -257,6 +269,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "path",
         not_yet: "",
         without_meaning: "mode",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.RetryPolicy",
+        effective: "retry_back_off num_retries",
+        not_yet: "",
+        without_meaning: "retry_on retry_priority retry_host_predicate host_selection_retry_max_attempts",
     },
     Coverage {
         message: "envoy.config.core.v3.SocketAddress",
@@ -394,6 +412,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "rules",
         not_yet: "",
         without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.ratelimit.v3.RateLimitServiceConfig",
+        effective: "grpc_service",
+        not_yet: "",
+        without_meaning: "transport_api_version",
     },
     Coverage {
         message: "envoy.config.rbac.v3.Policy",
@@ -597,6 +621,54 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest",
+        effective: "headers_to_add",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse",
+        effective: "allowed_upstream_headers allowed_upstream_headers_to_append allowed_client_headers \
+                    allowed_client_headers_on_success dynamic_metadata_from_headers",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.BufferSettings",
+        effective: "max_request_bytes allow_partial_message pack_as_bytes",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.CheckSettings",
+        effective: "context_extensions disable_request_body_buffering with_request_body",
+        not_yet: "",
+        without_meaning: "emit_client_span",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        effective: "grpc_service http_service failure_mode_allow failure_mode_allow_header_add with_request_body \
+                    clear_route_cache status_on_error metadata_context_namespaces \
+                    route_metadata_context_namespaces filter_enabled filter_enabled_metadata deny_at_disable \
+                    include_tls_session stat_prefix allowed_headers disallowed_headers \
+                    enable_dynamic_metadata_ingestion max_denied_response_body_bytes",
+        not_yet: "",
+        without_meaning: "transport_api_version validate_mutations charge_cluster_response_stats \
+                    emit_filter_state_stats filter_metadata emit_client_span",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+        effective: "disabled check_settings",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.HttpService",
+        effective: "server_uri path_prefix authorization_request authorization_response",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.extensions.filters.http.fault.v3.FaultAbort",
         effective: "http_status grpc_status header_abort percentage",
         not_yet: "",
@@ -635,13 +707,79 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch",
+        effective: "failed_refetch_duration",
+        not_yet: "",
+        without_meaning: "fast_listener",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        effective: "providers rules bypass_cors_preflight requirement_map strip_failure_response stat_prefix",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader",
+        effective: "header_name claim_name",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider",
+        effective: "issuer audiences require_expiration max_lifetime forward from_headers from_params \
+                    from_cookies forward_payload_header pad_forward_payload_header payload_in_metadata \
+                    normalize_payload_in_metadata header_in_metadata failed_status_in_metadata \
+                    clock_skew_seconds claim_to_headers clear_route_cache remote_jwks local_jwks",
+        not_yet: "",
+        without_meaning: "jwt_cache_config",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtRequirement",
+        effective: "provider_name provider_and_audiences requires_any requires_all allow_missing_or_failed \
+                    allow_missing",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig",
+        effective: "disabled requirement_name",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks",
+        effective: "http_uri cache_duration async_fetch retry_policy",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.RequirementRule",
+        effective: "match requires requirement_name",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
         effective: "stat_prefix status token_bucket filter_enabled filter_enforced \
                     request_headers_to_add_when_not_enforced response_headers_to_add descriptors stage \
-                    local_rate_limit_per_downstream_connection enable_x_ratelimit_headers \
-                    always_consume_default_token_bucket rate_limited_as_resource_exhausted",
+                    enable_x_ratelimit_headers always_consume_default_token_bucket \
+                    rate_limited_as_resource_exhausted vh_rate_limits rate_limits",
         not_yet: "",
         without_meaning: "max_dynamic_descriptors",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+        effective: "domain stage request_type timeout failure_mode_deny rate_limited_as_resource_exhausted \
+                    rate_limit_service enable_x_ratelimit_headers disable_x_envoy_ratelimited_header \
+                    rate_limited_status response_headers_to_add status_on_error rate_limits",
+        not_yet: "",
+        without_meaning: "stat_prefix",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
+        effective: "vh_rate_limits domain rate_limits",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.http.rbac.v3.RBAC",

@@ -61,7 +61,7 @@ impl From<Answer> for Reply {
             headers: answer.headers,
             flags: answer.flags,
             details: answer.details,
-            close: false,
+            close: answer.close,
             by_filter: true,
         }))
     }

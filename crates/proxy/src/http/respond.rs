@@ -53,6 +53,7 @@ pub(crate) async fn local(
     if let Some(route) = exchange.route.clone().filter(|_| !by_filter) {
         change(exchange, &route.response_ops, &mut headers);
     }
+    exchange.status = Some(status);
     let mut head = Head {
         status,
         headers: &mut headers,
