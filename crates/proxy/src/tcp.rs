@@ -17,10 +17,13 @@ use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
+use meltemi_traffic::metadata::Criteria;
 use meltemi_traffic::rbac::AuthzFacts;
 use meltemi_upstream::balance::Pick;
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::connect::ConnectError;
+use meltemi_upstream::host::Host;
+use meltemi_upstream::outlier::Outcome;
 use meltemi_upstream::pool::{ConnFacts, ConnectionNeeds};
 use meltemi_upstream::stream::Stream;
 use tokio::io::AsyncWrite;
@@ -43,6 +46,7 @@ struct Record {
     flags: ResponseFlags,
     details: &'static str,
     cluster_name: Str,
+    criteria: Criteria,
     cluster: Option<Arc<Cluster>>,
     host: Option<Arc<Host>>,
     failure: Str,
@@ -89,15 +93,16 @@ impl Drop for Record {
 
 /// Serves one connection.
 pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stream) {
+    let target = proxy.target(fastrand::u64(..));
     let mut record = Record {
         started: crate::logs::now(),
         clock: Instant::now(),
         flags: ResponseFlags::NONE,
         details: "",
-        cluster_name: proxy
-            .cluster(fastrand::u64(..))
-            .cloned()
+        cluster_name: target
+            .map(|target| target.cluster.clone())
             .unwrap_or_default(),
+        criteria: target.map_or_else(Vec::new, |target| target.criteria.clone()),
         cluster: None,
         host: None,
         failure: Str::default(),
@@ -128,7 +133,21 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     record.counted = count(&record, &facts);
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
-    let copied = copy(&mut record, stream, upstream);
+    let closes = record
+        .cluster
+        .as_ref()
+        .is_some_and(|cluster| cluster.config.close_on_health_failure);
+    let copied = async {
+        let copied = copy(&mut record, stream, upstream);
+        match &host {
+            Some(host) if closes => tokio::select! {
+                biased;
+                () = host.state.given_up() => {}
+                () = copied => {}
+            },
+            _ => copied.await,
+        }
+    };
     match proxy.max_duration {
         Some(limit) => {
             if tokio::time::timeout(limit, copied).await.is_err() {
@@ -173,11 +192,13 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
     for _ in 0..record.proxy.max_connect_attempts.max(1) {
         let host = match &cluster.config.kind {
             ClusterKind::OriginalDst(settings) => {
-                let mut destination = record.info.local;
-                if let Some(port) = settings.port_override {
-                    destination.set_port(port);
-                }
-                Some(cluster.original_destination(destination))
+                let restored = record.info.restored_destination();
+                restored.map(|mut destination| {
+                    if let Some(port) = settings.port_override {
+                        destination.set_port(port);
+                    }
+                    cluster.original_destination(destination)
+                })
             }
             _ => {
                 let hash = record
@@ -190,6 +211,8 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
                         hash,
                         avoid: &tried,
                         attempts: 3,
+                        criteria: &record.criteria,
+                        ..Pick::default()
                     },
                 )
             }
@@ -207,11 +230,11 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         tried.push(host.state.id);
         match worker
             .pools
-            .connect(&cluster, &host, &ConnectionNeeds::default())
+            .connect(&cluster, &host, &needs(record, &host))
             .await
         {
             Ok(connected) => {
-                worker.shared.clusters.report(&cluster, &host, 200);
+                cluster.report(&host, Outcome::ConnectedFinal);
                 return Some(connected);
             }
             Err(ConnectError::Overflow) => {
@@ -219,7 +242,13 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
                 return None;
             }
             Err(error) => {
-                worker.shared.clusters.report(&cluster, &host, 503);
+                let slow = matches!(error, ConnectError::Timeout);
+                let outcome = if slow {
+                    Outcome::Timeout
+                } else {
+                    Outcome::ConnectFailed
+                };
+                cluster.report(&host, outcome);
                 record.failure = error.transport_failure().unwrap_or_default();
             }
         }
@@ -228,6 +257,15 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
     );
     None
+}
+
+/// What the connection must be like.
+fn needs(record: &Record, host: &Host) -> ConnectionNeeds {
+    let proxied = host.transport.proxy_protocol.as_ref();
+    ConnectionNeeds {
+        proxied: proxied.map(|_| (record.info.remote, record.info.local)),
+        ..ConnectionNeeds::default()
+    }
 }
 
 fn source_hash(ip: std::net::IpAddr) -> u64 {

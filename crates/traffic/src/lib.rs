@@ -19,6 +19,7 @@ pub mod format;
 pub mod hash;
 pub mod hcm;
 pub mod headers;
+pub mod health;
 pub mod listener;
 pub mod matcher;
 pub mod metadata;
