@@ -61,14 +61,9 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
             .chain([&mut transport.default])
             .for_each(ask_for_name);
     }
-    let stat_name = if message.alt_stat_name.is_empty() {
-        &message.name
-    } else {
-        &message.alt_stat_name
-    };
     Ok(Arc::new(Cluster {
         name: message.name.as_str().into(),
-        stat_name: stat_name.as_str().into(),
+        stat_name: stat_name(message).into(),
         lb: balancing.policy,
         lb_common: balancing.common,
         subsets: balancing.subsets,
@@ -105,6 +100,14 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
             DEFAULT_CLEANUP,
         )?,
     }))
+}
+
+fn stat_name(message: &pb::Cluster) -> &str {
+    if message.alt_stat_name.is_empty() {
+        &message.name
+    } else {
+        &message.alt_stat_name
+    }
 }
 
 fn kind(message: &pb::Cluster) -> Compiled<ClusterKind> {

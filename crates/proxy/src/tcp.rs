@@ -190,33 +190,7 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
     record.cluster = Some(Arc::clone(&cluster));
     let mut tried = Vec::new();
     for _ in 0..record.proxy.max_connect_attempts.max(1) {
-        let host = match &cluster.config.kind {
-            ClusterKind::OriginalDst(settings) => {
-                let restored = record.info.restored_destination();
-                restored.map(|mut destination| {
-                    if let Some(port) = settings.port_override {
-                        destination.set_port(port);
-                    }
-                    cluster.original_destination(destination)
-                })
-            }
-            _ => {
-                let hash = record
-                    .proxy
-                    .hash_source_ip
-                    .then(|| source_hash(record.info.remote.ip()));
-                worker.pools.pick(
-                    &cluster,
-                    &Pick {
-                        hash,
-                        avoid: &tried,
-                        attempts: 3,
-                        criteria: &record.criteria,
-                        ..Pick::default()
-                    },
-                )
-            }
-        };
+        let host = pick(record, &cluster, &tried);
         let Some(host) = host else {
             cluster
                 .stats
@@ -257,6 +231,26 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
     );
     None
+}
+
+/// The host of the next attempt.
+fn pick(record: &Record, cluster: &Cluster, tried: &[u64]) -> Option<Arc<Host>> {
+    if let ClusterKind::OriginalDst(settings) = &cluster.config.kind {
+        let mut destination = record.info.restored_destination()?;
+        if let Some(port) = settings.port_override {
+            destination.set_port(port);
+        }
+        return Some(cluster.original_destination(destination));
+    }
+    let by_source = record.proxy.hash_source_ip;
+    let pick = Pick {
+        hash: by_source.then(|| source_hash(record.info.remote.ip())),
+        avoid: tried,
+        attempts: 3,
+        criteria: &record.criteria,
+        ..Pick::default()
+    };
+    record.info.worker.pools.pick(cluster, &pick)
 }
 
 /// What the connection must be like.

@@ -111,7 +111,8 @@ impl PeerVerifier {
         // Either kind of pin is enough.
         let pinned = hashes.contains(&peer.fingerprint_256)
             || (!keys.is_empty() && keys.iter().any(|pin| *pin == public_key_hash(leaf)));
-        if !(hashes.is_empty() && keys.is_empty()) && !pinned {
+        let pins = !(hashes.is_empty() && keys.is_empty());
+        if pins && !pinned {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
         if self.validation.san_accepted(identity::sans(&peer)) {

@@ -109,7 +109,7 @@ impl Attempts {
                 .auto_sni_header
                 .as_ref()
                 .and_then(|name| exchange.request.text(name))
-                .map_or(exchange.request.authority.as_ref(), str::as_bytes);
+                .map_or_else(|| exchange.request.authority.as_ref(), str::as_bytes);
             let name = meltemi_traffic::select::without_port(named);
             return std::str::from_utf8(name).ok().map(Str::from);
         }
