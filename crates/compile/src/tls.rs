@@ -85,6 +85,7 @@ fn validation(message: &tls::CertificateValidationContext) -> Compiled<Validatio
             .as_ref()
             .map(|crl| data_source(crl).within("crl"))
             .transpose()?,
+        only_leaf_revocation: message.only_verify_leaf_cert_crl,
         sans,
         certificate_hashes: message.verify_certificate_hash.iter().map(lower).collect(),
         spki_hashes: strs(&message.verify_certificate_spki),

@@ -10,7 +10,7 @@ use meltemi_traffic::listener::SocketOption;
 use meltemi_traffic::matcher::{
     Cidr, Field, HeaderMatcher, HeaderTest, Pattern, QueryMatcher, QueryTest, StringMatcher, whole,
 };
-use meltemi_traffic::metadata::{Metadata, MetadataMatcher, Value, ValueMatcher};
+use meltemi_traffic::metadata::{Criteria, Metadata, MetadataMatcher, Value, ValueMatcher};
 use meltemi_traffic::rewrite::RegexRewrite;
 use meltemi_traffic::tls::DataSource;
 use meltemi_traffic::{Fraction, Limit, Str};
@@ -426,6 +426,18 @@ pub(crate) fn metadata(message: Option<&core::Metadata>) -> Metadata {
     Metadata {
         namespaces: namespaces.collect(),
     }
+}
+
+/// What subset balancing reads of a route's `metadata_match`.
+pub(crate) fn criteria(message: Option<&core::Metadata>) -> Criteria {
+    let fields = message.and_then(|message| message.filter_metadata.get("envoy.lb"));
+    let mut criteria: Criteria = fields
+        .into_iter()
+        .flat_map(|fields| &fields.fields)
+        .map(|(key, value)| (word(key), value_of(value)))
+        .collect();
+    criteria.sort_by(|(a, _), (b, _)| a.cmp(b));
+    criteria
 }
 
 pub(crate) fn strs(list: &[String]) -> Vec<Str> {

@@ -11,6 +11,7 @@ use meltemi_traffic::cluster::UpstreamProtocol;
 use meltemi_traffic::ext_authz::GrpcTarget;
 use meltemi_upstream::balance::Pick;
 use meltemi_upstream::exchange::{BodyKind, Exchange, Outgoing};
+use meltemi_upstream::outlier::Outcome;
 use meltemi_upstream::pool::ConnectionNeeds;
 use meltemi_wire::http1::Piece;
 use meltemi_wire::http1::head::HeadLimits;
@@ -170,14 +171,12 @@ async fn run(upstreams: &Upstreams, name: &str, call: Call) -> Result<Response, 
             stream.finish();
             response.took = started.elapsed();
             cluster.stats.response(response.status.as_u16());
-            upstreams
-                .clusters
-                .report(&cluster, &host, response.status.as_u16());
+            cluster.report(&host, Outcome::response(response.status.as_u16()));
             Ok(response)
         }
         Err(error) => {
             stream.abort();
-            upstreams.clusters.report(&cluster, &host, 503);
+            cluster.report(&host, Outcome::ConnectFailed);
             Err(error)
         }
     }

@@ -11,13 +11,14 @@ use bytes::BytesMut;
 use http::Method;
 use meltemi_compile::{listener, route_table};
 use meltemi_proto::json;
-use meltemi_traffic::balance::{Balancer, HostFacts, PickContext, PickState};
+use meltemi_traffic::balance::{self, Balancer, HostFacts, PickContext, PickState};
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::cluster::{LbCommon, LbPolicy, LeastRequest};
 use meltemi_traffic::endpoint::Health;
 use meltemi_traffic::hcm::HttpFilterKind;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::Terminal;
+use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::rbac::{AuthzFacts, Rules};
 use meltemi_traffic::select::RouteFacts;
 use meltemi_wire::http1::Framing;
@@ -173,6 +174,7 @@ fn pick(count: usize) -> Result<(), Failure> {
     let keys: Vec<String> = (0..HOSTS)
         .map(|number| format!("10.0.0.{number}:80"))
         .collect();
+    let metadata = Metadata::default();
     let hosts: Vec<HostFacts<'_>> = keys
         .iter()
         .map(|key| HostFacts {
@@ -182,6 +184,8 @@ fn pick(count: usize) -> Result<(), Failure> {
             priority: 0,
             locality: 0,
             locality_weight: None,
+            excluded: false,
+            metadata: &metadata,
         })
         .collect();
     let policy = LbPolicy::LeastRequest(LeastRequest {
@@ -190,7 +194,14 @@ fn pick(count: usize) -> Result<(), Failure> {
         full_scan: false,
         slow_start: None,
     });
-    let balancer = Balancer::new(&policy, &LbCommon::default(), 140, &hosts, 1);
+    let rules = balance::Rules {
+        policy: &policy,
+        common: &LbCommon::default(),
+        subsets: None,
+        overprovisioning: 140,
+        weighted_health: false,
+    };
+    let balancer = Balancer::new(rules, &hosts, 1);
     let mut state = PickState::default();
     let mut number = 0_u64;
     let mut random = || {
@@ -207,6 +218,8 @@ fn pick(count: usize) -> Result<(), Failure> {
             age: &|_| Duration::from_secs(3600),
             avoid: &|_| false,
             attempts: 0,
+            criteria: &[],
+            avoid_priorities: &[],
         };
         black_box(balancer.pick(&mut state, &mut context)).ok_or("there are hosts")?;
     }

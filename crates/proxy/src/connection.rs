@@ -7,6 +7,7 @@ use std::sync::Arc;
 use meltemi_traffic::Str;
 use meltemi_traffic::access::{StreamInfo, Tls};
 use meltemi_traffic::chain::ConnectionFacts;
+use meltemi_traffic::listener::ListenerFilterKind;
 use meltemi_traffic::tls::PeerIdentity;
 
 use crate::listener::{ChainRuntime, ListenerRuntime};
@@ -62,6 +63,18 @@ pub(crate) struct TlsFacts {
 }
 
 impl ConnInfo {
+    /// The destination that the client meant, where something could have changed it on the way here.
+    pub(crate) fn restored_destination(&self) -> Option<SocketAddr> {
+        let config = &self.listener.config;
+        let restores = config.filters.iter().any(|filter| {
+            matches!(
+                filter.kind,
+                ListenerFilterKind::OriginalDst | ListenerFilterKind::ProxyProtocol { .. }
+            )
+        });
+        (restores || config.transparent || !config.bind_to_port).then_some(self.local)
+    }
+
     /// The same facts as the maths takes them. `protocols` is filled from the inspected ones.
     pub(crate) fn with_facts<T>(&self, use_facts: impl FnOnce(&ConnectionFacts<'_>) -> T) -> T {
         let protocols: Vec<&[u8]> = self.inspected.protocols.iter().map(Vec::as_slice).collect();

@@ -144,8 +144,10 @@ impl Shared {
     ) -> Arc<Self> {
         let secrets = Arc::<SecretStore>::default();
         let identity = OwnIdentity::of(&node);
+        let clusters = ClusterManager::new(Arc::clone(&secrets));
+        clusters.use_sockets(sockets);
         Arc::new(Self {
-            clusters: ClusterManager::new(Arc::clone(&secrets)),
+            clusters,
             listeners: Listeners::new(concurrency),
             routes: Routes::default(),
             secrets,

@@ -1,7 +1,7 @@
 //! What configuration may ask for that is understood but not carried out yet: refused, never ignored.
 
 use meltemi_traffic::access::{AccessLog, LogSink};
-use meltemi_traffic::cluster::{Cluster, Transport};
+use meltemi_traffic::cluster::{Cluster, ClusterKind};
 use meltemi_traffic::hcm::RouteSource;
 use meltemi_traffic::listener::{Listener, ListenerFilterKind, NetworkFilterKind, Terminal};
 use meltemi_traffic::route::{Action, RouteTable};
@@ -43,18 +43,8 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
 
 /// Refuses a cluster that asks for something missing.
 pub(crate) fn check_cluster(cluster: &Cluster) -> Result<(), ApplyError> {
-    let sockets = cluster
-        .transport
-        .matches
-        .iter()
-        .map(|entry| &entry.transport);
-    let proxy_protocol = sockets
-        .chain([&cluster.transport.default])
-        .any(|socket| matches!(socket, Transport::ProxyProtocol(..)));
-    let what = if !cluster.health_checks.is_empty() {
-        "active health checking"
-    } else if proxy_protocol {
-        "the upstream PROXY protocol"
+    let what = if matches!(cluster.kind, ClusterKind::DynamicForwardProxy(_)) {
+        "the dynamic forward proxy"
     } else if !cluster.filters.is_empty() {
         "an upstream network filter"
     } else {
@@ -86,9 +76,6 @@ fn in_routes(table: &RouteTable) -> Option<&'static str> {
                 Some("internal_redirect_policy")
             }
             Action::Forward(forward) if forward.connect_raw => Some("connect_config"),
-            Action::Forward(forward) if !forward.metadata_match.is_empty() => {
-                Some("metadata_match")
-            }
             _ => None,
         })
         .next()

@@ -18,11 +18,13 @@ use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
-use meltemi_traffic::metadata::Metadata;
+use meltemi_traffic::metadata::{Criteria, Metadata};
 use meltemi_traffic::rbac::AuthzFacts;
 use meltemi_upstream::balance::Pick;
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::connect::ConnectError;
+use meltemi_upstream::host::Host;
+use meltemi_upstream::outlier::Outcome;
 use meltemi_upstream::pool::{ConnFacts, ConnectionNeeds};
 use meltemi_upstream::stream::Stream;
 use tokio::io::AsyncWrite;
@@ -46,6 +48,7 @@ struct Record {
     details: std::borrow::Cow<'static, str>,
     metadata: Metadata,
     cluster_name: Str,
+    criteria: Criteria,
     cluster: Option<Arc<Cluster>>,
     host: Option<Arc<Host>>,
     failure: Str,
@@ -93,16 +96,17 @@ impl Drop for Record {
 
 /// Serves one connection.
 pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stream) {
+    let target = proxy.target(fastrand::u64(..));
     let mut record = Record {
         started: crate::logs::now(),
         clock: Instant::now(),
         flags: ResponseFlags::NONE,
         details: "".into(),
         metadata: Metadata::default(),
-        cluster_name: proxy
-            .cluster(fastrand::u64(..))
-            .cloned()
+        cluster_name: target
+            .map(|target| target.cluster.clone())
             .unwrap_or_default(),
+        criteria: target.map_or_else(Vec::new, |target| target.criteria.clone()),
         cluster: None,
         host: None,
         failure: Str::default(),
@@ -137,7 +141,21 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     record.counted = count(&record, &facts);
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
-    let copied = copy(&mut record, stream, upstream);
+    let closes = record
+        .cluster
+        .as_ref()
+        .is_some_and(|cluster| cluster.config.close_on_health_failure);
+    let copied = async {
+        let copied = copy(&mut record, stream, upstream);
+        match &host {
+            Some(host) if closes => tokio::select! {
+                biased;
+                () = host.state.given_up() => {}
+                () = copied => {}
+            },
+            _ => copied.await,
+        }
+    };
     match proxy.max_duration {
         Some(limit) => {
             if tokio::time::timeout(limit, copied).await.is_err() {
@@ -179,29 +197,7 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
     record.cluster = Some(Arc::clone(&cluster));
     let mut tried = Vec::new();
     for _ in 0..record.proxy.max_connect_attempts.max(1) {
-        let host = match &cluster.config.kind {
-            ClusterKind::OriginalDst(settings) => {
-                let mut destination = record.info.local;
-                if let Some(port) = settings.port_override {
-                    destination.set_port(port);
-                }
-                Some(cluster.original_destination(destination))
-            }
-            _ => {
-                let hash = record
-                    .proxy
-                    .hash_source_ip
-                    .then(|| source_hash(record.info.remote.ip()));
-                worker.pools.pick(
-                    &cluster,
-                    &Pick {
-                        hash,
-                        avoid: &tried,
-                        attempts: 3,
-                    },
-                )
-            }
-        };
+        let host = pick(record, &cluster, &tried);
         let Some(host) = host else {
             cluster
                 .stats
@@ -215,11 +211,11 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         tried.push(host.state.id);
         match worker
             .pools
-            .connect(&cluster, &host, &ConnectionNeeds::default())
+            .connect(&cluster, &host, &needs(record, &host))
             .await
         {
             Ok(connected) => {
-                worker.shared.clusters.report(&cluster, &host, 200);
+                cluster.report(&host, Outcome::ConnectedFinal);
                 return Some(connected);
             }
             Err(ConnectError::Overflow) => {
@@ -227,7 +223,13 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
                 return None;
             }
             Err(error) => {
-                worker.shared.clusters.report(&cluster, &host, 503);
+                let slow = matches!(error, ConnectError::Timeout);
+                let outcome = if slow {
+                    Outcome::Timeout
+                } else {
+                    Outcome::ConnectFailed
+                };
+                cluster.report(&host, outcome);
                 record.failure = error.transport_failure().unwrap_or_default();
             }
         }
@@ -236,6 +238,35 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
     );
     None
+}
+
+/// The host of the next attempt.
+fn pick(record: &Record, cluster: &Cluster, tried: &[u64]) -> Option<Arc<Host>> {
+    if let ClusterKind::OriginalDst(settings) = &cluster.config.kind {
+        let mut destination = record.info.restored_destination()?;
+        if let Some(port) = settings.port_override {
+            destination.set_port(port);
+        }
+        return Some(cluster.original_destination(destination));
+    }
+    let by_source = record.proxy.hash_source_ip;
+    let pick = Pick {
+        hash: by_source.then(|| source_hash(record.info.remote.ip())),
+        avoid: tried,
+        attempts: 3,
+        criteria: &record.criteria,
+        ..Pick::default()
+    };
+    record.info.worker.pools.pick(cluster, &pick)
+}
+
+/// What the connection must be like.
+fn needs(record: &Record, host: &Host) -> ConnectionNeeds {
+    let proxied = host.transport.proxy_protocol.as_ref();
+    ConnectionNeeds {
+        proxied: proxied.map(|_| (record.info.remote, record.info.local)),
+        ..ConnectionNeeds::default()
+    }
 }
 
 fn source_hash(ip: std::net::IpAddr) -> u64 {

@@ -20,6 +20,7 @@ pub mod format;
 pub mod hash;
 pub mod hcm;
 pub mod headers;
+pub mod health;
 pub mod jwt;
 pub mod limiter;
 pub mod listener;

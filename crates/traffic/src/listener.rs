@@ -8,7 +8,7 @@ use crate::chain::ChainIndex;
 use crate::endpoint::Address;
 use crate::hcm::ConnectionManager;
 use crate::matcher::Cidr;
-use crate::metadata::MetadataMatcher;
+use crate::metadata::Criteria;
 use crate::ratelimit::BucketConfig;
 use crate::rbac::RbacFilter;
 use crate::tls::DownstreamTls;
@@ -290,17 +290,19 @@ pub struct TcpProxy {
     pub access_log: Vec<AccessLog>,
     /// Tunnel over HTTP CONNECT or POST.
     pub tunnel: Option<Tunnel>,
-    /// Only hosts with this metadata (subset balancing).
-    pub metadata_match: Option<MetadataMatcher>,
+    /// Host metadata wanted (subset balancing), sorted by key.
+    pub criteria: Criteria,
 }
 
 /// A weighted target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TcpTarget {
     /// Cluster.
     pub cluster: Str,
     /// Weight.
     pub weight: u32,
+    /// Host metadata wanted of this entry and the proxy, sorted by key.
+    pub criteria: Criteria,
 }
 
 /// Tunnel settings.
@@ -313,17 +315,23 @@ pub struct Tunnel {
 }
 
 impl TcpProxy {
-    /// The cluster for a connection with this random number.
+    /// The cluster of a connection with this random number.
     #[must_use]
     pub fn cluster(&self, random: u64) -> Option<&Str> {
+        self.target(random).map(|target| &target.cluster)
+    }
+
+    /// The target of a connection with this random number.
+    #[must_use]
+    pub fn target(&self, random: u64) -> Option<&TcpTarget> {
         if let [only] = self.clusters.as_slice() {
-            return Some(&only.cluster);
+            return Some(only);
         }
         let mut left = random.checked_rem(self.total_weight)?;
         for target in &self.clusters {
             let weight = u64::from(target.weight);
             if left < weight {
-                return Some(&target.cluster);
+                return Some(target);
             }
             left -= weight;
         }

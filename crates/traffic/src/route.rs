@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 
 use crate::hcm::FilterOverride;
 use crate::matcher::{HeaderMatcher, QueryMatcher};
-use crate::metadata::{Metadata, MetadataMatcher};
+use crate::metadata::{Criteria, Metadata, MetadataMatcher};
 use crate::mutation::HeaderOp;
 use crate::path::Template;
 use crate::retry::RetryPolicy;
@@ -224,8 +224,8 @@ pub struct Forward {
     pub connect_raw: bool,
     /// Redirects from the upstream are followed so often.
     pub internal_redirects: Option<InternalRedirect>,
-    /// Host metadata wanted (subset balancing).
-    pub metadata_match: Metadata,
+    /// Host metadata wanted (subset balancing), sorted by key.
+    pub criteria: Criteria,
 }
 
 /// Internal redirects.
@@ -278,6 +278,8 @@ pub struct WeightedCluster {
     pub overrides: Overrides,
     /// Host rewrite of this entry.
     pub host_rewrite: Option<Str>,
+    /// Host metadata wanted of this entry and the route, sorted by key.
+    pub criteria: Criteria,
 }
 
 /// A weighted entry's cluster.

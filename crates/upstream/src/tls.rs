@@ -19,6 +19,7 @@ use meltemi_traffic::tls::{
     SecretKind, TlsCommon, TlsVersion, UpstreamTls, Validation, ValidationSource,
 };
 use parking_lot::{Mutex, RwLock};
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -291,6 +292,11 @@ impl ClientContext {
             .map(|name| name.as_bytes().to_vec())
             .collect();
         config.enable_sni = !self.settings.sni.is_empty();
+        // Sessions belong to this configuration, which is made anew when any secret changes.
+        config.resumption = match self.settings.max_session_keys {
+            0 => Resumption::disabled(),
+            keys => Resumption::in_memory_sessions(keys as usize),
+        };
         Ok(config)
     }
 }

@@ -8,4 +8,5 @@
 
 pub mod grpc;
 pub mod http1;
+pub mod proxy_header;
 pub mod sniff;

@@ -42,15 +42,16 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers",
-        effective: "thresholds",
+        effective: "thresholds per_host_thresholds",
         not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
-        effective: "priority max_connections max_pending_requests max_requests max_retries retry_budget",
+        effective: "priority max_connections max_pending_requests max_requests max_retries retry_budget \
+                    track_remaining",
         not_yet: "",
-        without_meaning: "track_remaining",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget",
@@ -67,19 +68,26 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     dns_failure_refresh_rate dns_lookup_family outlier_detection cleanup_interval \
                     upstream_bind_config ring_hash_lb_config maglev_lb_config original_dst_lb_config \
                     least_request_lb_config round_robin_lb_config common_lb_config transport_socket metadata \
-                    upstream_connection_options filters",
-        not_yet: "respect_dns_ttl close_connections_on_host_health_failure",
+                    upstream_connection_options filters lb_subset_config load_balancing_policy respect_dns_ttl \
+                    close_connections_on_host_health_failure ignore_health_on_host_removal",
+        not_yet: "",
         without_meaning: "wait_for_warm_on_init stats_matcher typed_dns_resolver_config dns_resolution_config \
                     dns_resolvers use_tcp_for_dns_lookups track_timeout_budgets track_cluster_stats \
                     protocol_selection upstream_http_protocol_options connection_pool_per_downstream_connection \
-                    preconnect_policy ignore_health_on_host_removal",
+                    preconnect_policy",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
-        effective: "healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config",
+        effective: "healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config \
+                    zone_aware_lb_config ignore_new_hosts_until_first_hc",
         not_yet: "",
-        without_meaning: "update_merge_window ignore_new_hosts_until_first_hc close_connections_on_host_set_change \
-                    override_host_status",
+        without_meaning: "update_merge_window close_connections_on_host_set_change override_host_status",
+    },
+    Coverage {
+        message: "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
+        effective: "fail_traffic_on_panic",
+        not_yet: "",
+        without_meaning: "routing_enabled min_cluster_size",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.CustomClusterType",
@@ -107,15 +115,15 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig",
-        effective: "use_http_header http_header_name upstream_port_override",
+        effective: "use_http_header http_header_name upstream_port_override metadata_key",
         not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.RefreshRate",
-        effective: "base_interval",
+        effective: "base_interval max_interval",
         not_yet: "",
-        without_meaning: "max_interval",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.RingHashLbConfig",
@@ -147,11 +155,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     consecutive_gateway_failure enforcing_consecutive_gateway_failure max_ejection_time \
                     max_ejection_time_jitter always_eject_one_host enforcing_success_rate success_rate_minimum_hosts \
                     success_rate_request_volume success_rate_stdev_factor failure_percentage_threshold \
-                    enforcing_failure_percentage failure_percentage_minimum_hosts failure_percentage_request_volume",
-        not_yet: "split_external_local_origin_errors consecutive_local_origin_failure \
+                    enforcing_failure_percentage failure_percentage_minimum_hosts failure_percentage_request_volume \
+                    split_external_local_origin_errors consecutive_local_origin_failure \
                     enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate \
-                    enforcing_failure_percentage_local_origin",
-        without_meaning: "successful_active_health_check_uneject_host",
+                    enforcing_failure_percentage_local_origin successful_active_health_check_uneject_host",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.UpstreamConnectionOptions",
@@ -208,33 +217,6 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
-        message: "envoy.config.core.v3.HealthCheck",
-        effective: "timeout interval unhealthy_threshold healthy_threshold no_traffic_interval http_health_check \
-                    tcp_health_check grpc_health_check",
-        not_yet: "",
-        without_meaning: "initial_jitter interval_jitter interval_jitter_percent reuse_connection unhealthy_interval \
-                    unhealthy_edge_interval healthy_edge_interval no_traffic_healthy_interval \
-                    always_log_health_check_failures always_log_health_check_success event_log_path",
-    },
-    Coverage {
-        message: "envoy.config.core.v3.HealthCheck.GrpcHealthCheck",
-        effective: "service_name authority",
-        not_yet: "",
-        without_meaning: "",
-    },
-    Coverage {
-        message: "envoy.config.core.v3.HealthCheck.HttpHealthCheck",
-        effective: "host path expected_statuses codec_client_type",
-        not_yet: "",
-        without_meaning: "",
-    },
-    Coverage {
-        message: "envoy.config.core.v3.HealthCheck.TcpHealthCheck",
-        effective: "send receive",
-        not_yet: "",
-        without_meaning: "",
-    },
-    Coverage {
         message: "envoy.config.core.v3.Http1ProtocolOptions",
         effective: "allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers",
         not_yet: "override_stream_error_on_invalid_http_message",
@@ -277,6 +259,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "retry_on retry_priority retry_host_predicate host_selection_retry_max_attempts",
     },
     Coverage {
+        message: "envoy.config.core.v3.ProxyProtocolConfig",
+        effective: "version added_tlvs",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.config.core.v3.SocketAddress",
         effective: "protocol address port_value ipv4_compat",
         not_yet: "",
@@ -297,6 +285,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.config.core.v3.TcpKeepalive",
         effective: "keepalive_probes keepalive_time keepalive_interval",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.TlvEntry",
+        effective: "type value",
         not_yet: "",
         without_meaning: "",
     },
@@ -326,15 +320,15 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
-        effective: "overprovisioning_factor drop_overloads",
+        effective: "overprovisioning_factor drop_overloads weighted_priority_health",
         not_yet: "",
-        without_meaning: "endpoint_stale_after weighted_priority_health",
+        without_meaning: "endpoint_stale_after",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.Endpoint",
-        effective: "address hostname",
-        not_yet: "additional_addresses",
-        without_meaning: "health_check_config observability_name",
+        effective: "address hostname additional_addresses health_check_config",
+        not_yet: "",
+        without_meaning: "observability_name",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.Endpoint.AdditionalAddress",
@@ -505,9 +499,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     regex_rewrite path_rewrite_policy append_x_forwarded_host host_rewrite_literal auto_host_rewrite \
                     host_rewrite_header host_rewrite_path_regex timeout idle_timeout retry_policy \
                     request_mirror_policies priority hash_policy max_grpc_timeout grpc_timeout_offset \
-                    upgrade_configs max_stream_duration rate_limits include_vh_rate_limits",
+                    upgrade_configs max_stream_duration rate_limits include_vh_rate_limits \
+                    metadata_match",
         not_yet: "",
-        without_meaning: "early_data_policy metadata_match",
+        without_meaning: "early_data_policy",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.HashPolicy",
@@ -567,7 +562,8 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.config.route.v3.WeightedCluster.ClusterWeight",
         effective: "name cluster_header weight request_headers_to_add request_headers_to_remove \
-                    response_headers_to_add response_headers_to_remove typed_per_filter_config host_rewrite_literal",
+                    response_headers_to_add response_headers_to_remove typed_per_filter_config host_rewrite_literal \
+                    metadata_match",
         not_yet: "",
         without_meaning: "",
     },
@@ -938,7 +934,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         effective: "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts hash_policy \
-                    tunneling_config max_downstream_connection_duration",
+                    tunneling_config max_downstream_connection_duration metadata_match",
         not_yet: "",
         without_meaning: "access_log_flush_interval flush_access_log_on_connected access_log_options check_drain_close \
                     backoff_options",
@@ -957,7 +953,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
-        effective: "name weight",
+        effective: "name weight metadata_match",
         not_yet: "",
         without_meaning: "",
     },
@@ -971,9 +967,9 @@ pub(super) static MESSAGES: &[Coverage] = &[
         message: "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
         effective: "trusted_ca watched_directory verify_certificate_spki verify_certificate_hash \
                     match_typed_subject_alt_names match_subject_alt_names crl allow_expired_certificate \
-                    trust_chain_verification",
+                    trust_chain_verification only_verify_leaf_cert_crl",
         not_yet: "",
-        without_meaning: "only_verify_leaf_cert_crl max_verify_depth suppress_client_ca_list",
+        without_meaning: "max_verify_depth suppress_client_ca_list",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext",
@@ -1028,15 +1024,15 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        effective: "common_tls_context sni auto_sni_san_validation",
-        not_yet: "max_session_keys",
+        effective: "common_tls_context sni auto_host_sni auto_sni_san_validation max_session_keys",
+        not_yet: "",
         without_meaning: "allow_renegotiation enforce_rsa_key_usage",
     },
     Coverage {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         effective: "common_http_protocol_options upstream_http_protocol_options explicit_http_config \
-                    use_downstream_protocol_config auto_config http_filters",
-        not_yet: "outlier_detection",
+                    use_downstream_protocol_config auto_config http_filters outlier_detection",
+        not_yet: "",
         without_meaning: "header_validation_config",
     },
     Coverage {

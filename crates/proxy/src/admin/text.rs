@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use meltemi_telemetry::envoy::{Scope, Stats};
 use meltemi_traffic::tls::{DataSource, SecretKind};
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
+use meltemi_upstream::host::Host;
 use serde_json::{Value, json};
 
 use crate::listener::BoundAddress;
@@ -80,6 +81,7 @@ fn cluster_stats(cluster: &Cluster, stats: &mut Stats) {
     cluster
         .stats
         .for_each(|name, value| stats.add(scope, name, value));
+    cluster.for_each_limit(&mut |name, value| stats.add(scope, name, value));
     let breaker = cluster.breaker(false);
     stats.add(scope, "upstream_rq_active", breaker.requests.get().into());
     stats.add(
@@ -96,10 +98,12 @@ fn cluster_stats(cluster: &Cluster, stats: &mut Stats) {
     let healthy = hosts
         .all()
         .iter()
-        .filter(|host| host.is_available())
+        .filter(|host| host.health() == meltemi_traffic::endpoint::Health::Healthy)
         .count();
     stats.add(scope, "membership_total", hosts.all().len() as u64);
     stats.add(scope, "membership_healthy", healthy as u64);
+    let degraded = hosts.all().iter().filter(|host| host.is_degraded()).count();
+    stats.add(scope, "membership_degraded", degraded as u64);
 }
 
 /// Everything in Prometheus' text format: Istio's metrics, the process's, and Envoy's.
@@ -156,6 +160,7 @@ pub(super) fn clusters(shared: &Shared) -> String {
 
 fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
     let state = &host.state;
+    let (external, local) = state.outlier.success_rates();
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed).to_string();
     vec![
         ("cx_active", state.cx_active.get().to_string()),
@@ -167,34 +172,16 @@ fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
         ("rq_timeout", load(&state.rq_timeout)),
         ("rq_total", load(&state.rq_total)),
         ("hostname", host.endpoint.hostname.to_string()),
-        ("health_flags", health_flags(host)),
+        ("health_flags", host.health_flags()),
         ("weight", host.endpoint.weight.to_string()),
         ("region", host.locality.region.to_string()),
         ("zone", host.locality.zone.to_string()),
         ("sub_zone", host.locality.sub_zone.to_string()),
         ("canary", "false".to_owned()),
         ("priority", host.priority.to_string()),
-        ("success_rate", "-1".to_owned()),
-        ("local_origin_success_rate", "-1".to_owned()),
+        ("success_rate", external.to_string()),
+        ("local_origin_success_rate", local.to_string()),
     ]
-}
-
-fn health_flags(host: &Host) -> String {
-    let mut flags = String::new();
-    if host.state.outlier.is_ejected() {
-        flags.push_str("/failed_outlier_check");
-    }
-    if host.endpoint.health.is_unhealthy() {
-        flags.push_str("/failed_eds_health");
-    }
-    if host.is_degraded() {
-        flags.push_str("/degraded_eds_health");
-    }
-    if flags.is_empty() {
-        "healthy".to_owned()
-    } else {
-        flags
-    }
 }
 
 /// `/clusters?format=json`, as `istioctl proxy-config endpoints` reads it.

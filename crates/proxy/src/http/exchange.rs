@@ -457,6 +457,15 @@ impl Plan {
             .map_or(&self.route.overrides, |entry| &entry.overrides)
     }
 
+    /// Metadata that the host must have, sorted by key.
+    pub(crate) fn criteria(&self) -> &[(meltemi_traffic::Str, meltemi_traffic::Value)] {
+        match (self.entry(), &self.route.action) {
+            (Some(entry), _) => &entry.criteria,
+            (None, Action::Forward(forward)) => &forward.criteria,
+            (None, _) => &[],
+        }
+    }
+
     /// Response header changes.
     pub(crate) fn response_ops(&self) -> &[HeaderOp] {
         self.entry()

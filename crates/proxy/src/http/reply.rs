@@ -130,6 +130,31 @@ impl Reply {
         .flag(ResponseFlags::NO_HEALTHY_UPSTREAM)
     }
 
+    /// The control plane wants all requests dropped, or this one among some.
+    pub(crate) fn drop_overload(all: bool, suppress_headers: bool) -> Self {
+        let (body, details, flag, name) = if all {
+            (
+                "unconditional drop overload",
+                "unconditional_drop_overload",
+                ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
+                "x-envoy-unconditional-drop-overload",
+            )
+        } else {
+            (
+                "drop overload",
+                "drop_overload",
+                ResponseFlags::DROP_OVERLOAD,
+                "x-envoy-drop-overload",
+            )
+        };
+        let reply = Self::new(StatusCode::SERVICE_UNAVAILABLE, body, details).flag(flag);
+        if suppress_headers {
+            return reply;
+        }
+        let name = HeaderName::from_static(name);
+        reply.header(name, HeaderValue::from_static("true"))
+    }
+
     /// A circuit breaker is full.
     pub(crate) fn overflow() -> Self {
         let body =

@@ -11,7 +11,8 @@ use meltemi_telemetry::istio::{
 };
 use meltemi_traffic::listener::Direction;
 use meltemi_traffic::metadata::Value;
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
+use meltemi_upstream::host::Host;
 
 use crate::http::record::Exchange;
 

@@ -12,7 +12,6 @@ use crate::http::reply::Reply;
 pub(super) enum Failure {
     Client(ClientError),
     NoHost,
-    Overflow,
     Connect(ConnectError),
     Stream {
         error: StreamError,
