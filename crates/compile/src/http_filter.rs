@@ -57,8 +57,9 @@ pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec
 fn http_filter(message: &pb::HttpFilter) -> Compiled<HttpFilter> {
     let kind = match &message.config_type {
         Some(pb::http_filter::ConfigType::TypedConfig(any)) => kind(any).within("typed_config")?,
-        Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) => {
-            return refuse_field("config_discovery", "not supported");
+        Some(pb::http_filter::ConfigType::ConfigDiscovery(discovery)) => {
+            crate::extensions::checked(discovery, &message.name).within("config_discovery")?;
+            HttpFilterKind::Missing
         }
         None => return refuse_field("typed_config", "is required"),
     };

@@ -117,20 +117,6 @@ impl ListenerRuntime {
             }
         }
     }
-
-    /// Names of routes that must be there before the listener starts.
-    pub(crate) fn route_names(config: &Listener) -> Vec<Str> {
-        let chains = config.chains.iter().chain(&config.default_chain);
-        chains
-            .filter_map(|chain| match &chain.terminal {
-                Terminal::Http(hcm) => match &hcm.routes {
-                    meltemi_traffic::hcm::RouteSource::Rds { name, .. } => Some(name.clone()),
-                    meltemi_traffic::hcm::RouteSource::Inline(_) => None,
-                },
-                _ => None,
-            })
-            .collect()
-    }
 }
 
 impl ChainRuntime {
@@ -276,6 +262,16 @@ pub enum ApplyError {
         #[source]
         source: io::Error,
     },
+    /// A certificate, key or trust anchor cannot be used.
+    #[error("{kind} {name}: {reason}")]
+    Tls {
+        /// `listener`, `cluster` or `secret`.
+        kind: &'static str,
+        /// Which one.
+        name: Str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The resource asks for something that is understood but not carried out yet.
     #[error("{kind} {name}: {what} is not supported")]
     Unsupported {
@@ -352,6 +348,30 @@ impl Listeners {
         errors
     }
 
+    /// Whether a listener could be taken into use now: everything that it asks for is there, and its addresses are free.
+    pub(crate) fn check(&self, config: &Listener) -> Result<(), ApplyError> {
+        crate::support::check_listener(config)?;
+        if !config.bind_to_port {
+            return Ok(());
+        }
+        let ours = self.sockets.lock();
+        for address in &config.addresses {
+            let Address::Socket(socket) = address else {
+                continue;
+            };
+            if ours.contains_key(address) {
+                continue;
+            }
+            // Bound and closed again: it must not take connections before it can serve them.
+            bind_tcp(*socket, config).map_err(|source| ApplyError::Bind {
+                listener: config.name.clone(),
+                address: address.to_string(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Closes every socket: new connections are refused at once instead of waiting for nobody. What was accepted goes on.
     pub(crate) fn close(&self) {
         let old = self.table.load_full();
@@ -425,7 +445,7 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
             let mut sockets = Vec::with_capacity(workers);
             let mut address = *wanted;
             for _ in 0..workers {
-                let listener = bind_tcp(address, config)?;
+                let listener = listen_tcp(address, config)?;
                 address = listener.local_addr()?;
                 sockets.push(BoundSocket::Tcp(listener));
             }
@@ -456,7 +476,17 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
     }
 }
 
-fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpListener> {
+fn listen_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpListener> {
+    let socket = bind_tcp(address, config)?;
+    let backlog = config
+        .backlog
+        .and_then(|backlog| i32::try_from(backlog).ok())
+        .unwrap_or(BACKLOG);
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<socket2::Socket> {
     let domain = if address.is_ipv4() {
         socket2::Domain::IPV4
     } else {
@@ -476,11 +506,6 @@ fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpL
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    let backlog = config
-        .backlog
-        .and_then(|backlog| i32::try_from(backlog).ok())
-        .unwrap_or(BACKLOG);
-    socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }

@@ -150,7 +150,8 @@ fn http_filter(kind: &HttpFilterKind) -> Option<&'static str> {
         | HttpFilterKind::GrpcStats { .. }
         | HttpFilterKind::IstioAlpn(_)
         | HttpFilterKind::IstioPeerMetadata(_)
-        | HttpFilterKind::IstioStats(_) => return None,
+        | HttpFilterKind::IstioStats(_)
+        | HttpFilterKind::Missing => return None,
     })
 }
 

@@ -7,6 +7,7 @@ use http::header::HeaderName;
 
 use crate::access::AccessLog;
 use crate::cors::CorsPolicy;
+use crate::discovery::Reference;
 use crate::fault::Fault;
 use crate::format::Format;
 use crate::matcher::Cidr;
@@ -131,12 +132,7 @@ pub enum RouteSource {
     /// Given in place.
     Inline(Arc<RouteTable>),
     /// By name from the route discovery service.
-    Rds {
-        /// Resource name.
-        name: Str,
-        /// Time to wait for the first answer; `None` waits for ever.
-        initial_timeout: Limit,
-    },
+    Rds(Reference),
 }
 
 /// HTTP/1 options.
@@ -416,6 +412,8 @@ pub enum HttpFilterKind {
     IstioPeerMetadata(Arc<PeerMetadata>),
     /// Istio: standard metrics.
     IstioStats(Arc<IstioStats>),
+    /// Its configuration was not discovered in time: requests fail.
+    Missing,
 }
 
 /// `router`.

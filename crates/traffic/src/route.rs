@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::HeaderName;
 use regex::bytes::Regex;
 
+use crate::discovery::Reference;
 use crate::hcm::FilterOverride;
 use crate::matcher::{HeaderMatcher, QueryMatcher};
 use crate::metadata::{Metadata, MetadataMatcher};
@@ -33,6 +34,8 @@ pub struct RouteTable {
     pub ignore_port: bool,
     /// Removed from external requests.
     pub internal_only_headers: Vec<HeaderName>,
+    /// Where more virtual hosts come from (VHDS).
+    pub virtual_hosts_from: Option<Reference>,
 }
 
 /// A virtual host.

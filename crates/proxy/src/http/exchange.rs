@@ -248,8 +248,9 @@ pub(crate) struct Plan {
 fn routes(context: &Context) -> Result<Arc<RouteTable>, Reply> {
     match &context.hcm().routes {
         RouteSource::Inline(table) => Ok(Arc::clone(table)),
-        RouteSource::Rds { name, .. } => {
-            context.worker().shared.routes.get(name).ok_or_else(|| {
+        RouteSource::Rds(reference) => {
+            let table = context.worker().shared.routes.get(&reference.key);
+            table.ok_or_else(|| {
                 Reply::new(StatusCode::NOT_FOUND, "", "route_configuration_not_found")
                     .flag(ResponseFlags::NO_ROUTE_FOUND)
             })
