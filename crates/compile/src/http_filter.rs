@@ -5,6 +5,7 @@ mod fault;
 mod headers;
 mod istio;
 mod limits;
+mod on_demand;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub(crate) use istio::istio_stats;
 use istio::{istio_alpn, peer};
 pub(crate) use limits::bucket;
 use limits::local_limit;
+use on_demand::on_demand;
 
 /// The filters of a connection manager; the last must be the router.
 pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec<HttpFilter>> {
@@ -125,6 +127,10 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
             HttpFilterKind::IstioPeerMetadata(Arc::new(peer(&decode(any)?)?))
         }
         "stats.PluginConfig" => HttpFilterKind::IstioStats(Arc::new(istio_stats(&decode(any)?)?)),
+        "envoy.extensions.filters.http.on_demand.v3.OnDemand" => {
+            let config: filters::on_demand::v3::OnDemand = decode(any)?;
+            HttpFilterKind::OnDemand(on_demand(config.odcds.as_ref())?)
+        }
         other => return refuse(format!("HTTP filter {other} is not supported")),
     })
 }
@@ -180,6 +186,10 @@ pub(crate) fn route_setting(any: &wkt::Any) -> Compiled<Option<FilterOverride>> 
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
             let config: filters::header_mutation::v3::HeaderMutationPerRoute = decode(any)?;
             FilterOverride::HeaderMutation(vec![Arc::new(mutations(config.mutations.as_ref())?)])
+        }
+        "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
+            let config: filters::on_demand::v3::PerRouteConfig = decode(any)?;
+            FilterOverride::OnDemand(on_demand(config.odcds.as_ref())?)
         }
         "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
             use filters::buffer::v3::buffer_per_route::Override;

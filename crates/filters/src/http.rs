@@ -65,6 +65,8 @@ impl Filter {
             | HttpFilterKind::IstioStats(_)
             | HttpFilterKind::LocalRateLimit(_)
             | HttpFilterKind::GrpcWeb
+            | HttpFilterKind::OnDemand(_)
+            | HttpFilterKind::Missing
             | HttpFilterKind::Compressor(_) => return None,
         };
         Some(Self {

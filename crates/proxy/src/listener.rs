@@ -13,7 +13,7 @@ use meltemi_filters::http::Filter;
 use meltemi_traffic::Str;
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::endpoint::Address;
-use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, PeerMetadata};
+use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, OnDemand, PeerMetadata};
 use meltemi_traffic::listener::{FilterChain, Listener, Terminal};
 use meltemi_upstream::connect::raw_options;
 use meltemi_upstream::pool::AlpnOffer;
@@ -61,6 +61,10 @@ pub(crate) struct HttpRuntime {
     pub istio_stats: Option<Arc<IstioStats>>,
     /// `istio.metadata_exchange`.
     pub peer_metadata: Option<Arc<PeerMetadata>>,
+    /// `on_demand`.
+    pub on_demand: Option<(Str, OnDemand)>,
+    /// Some filter has no configuration.
+    pub filter_missing: bool,
     /// The router's `suppress_envoy_headers`.
     pub suppress_envoy_headers: bool,
     /// `server` of our responses.
@@ -156,6 +160,8 @@ impl HttpRuntime {
             alpn: [None, None, None],
             istio_stats: None,
             peer_metadata: None,
+            on_demand: None,
+            filter_missing: false,
             suppress_envoy_headers: false,
         };
         let offer = |list: &[Str]| {
@@ -174,6 +180,10 @@ impl HttpRuntime {
                 HttpFilterKind::IstioPeerMetadata(exchange) => {
                     runtime.peer_metadata = Some(Arc::clone(exchange))
                 }
+                HttpFilterKind::OnDemand(settings) => {
+                    runtime.on_demand = Some((filter.name.clone(), settings.clone()));
+                }
+                HttpFilterKind::Missing => runtime.filter_missing = true,
                 HttpFilterKind::Router(router) => {
                     runtime.suppress_envoy_headers = router.suppress_envoy_headers
                 }

@@ -151,6 +151,7 @@ fn http_filter(kind: &HttpFilterKind) -> Option<&'static str> {
         | HttpFilterKind::IstioAlpn(_)
         | HttpFilterKind::IstioPeerMetadata(_)
         | HttpFilterKind::IstioStats(_)
+        | HttpFilterKind::OnDemand(_)
         | HttpFilterKind::Missing => return None,
     })
 }

@@ -7,7 +7,7 @@ use http::header::HeaderName;
 
 use crate::access::AccessLog;
 use crate::cors::CorsPolicy;
-use crate::discovery::Reference;
+use crate::discovery::{Reference, Source};
 use crate::fault::Fault;
 use crate::format::Format;
 use crate::matcher::Cidr;
@@ -414,6 +414,24 @@ pub enum HttpFilterKind {
     IstioStats(Arc<IstioStats>),
     /// Its configuration was not discovered in time: requests fail.
     Missing,
+    /// Virtual hosts and clusters that are not there are asked for.
+    OnDemand(OnDemand),
+}
+
+/// `on_demand`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Where clusters come from; `None` asks for virtual hosts only.
+    pub clusters: Option<OnDemandClusters>,
+}
+
+/// `OnDemandCds`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnDemandClusters {
+    /// The source.
+    pub source: Source,
+    /// Longest wait that is configured for a cluster.
+    pub timeout: Option<Duration>,
 }
 
 /// `router`.
@@ -556,4 +574,6 @@ pub enum FilterOverride {
     HeaderMutation(Vec<Arc<HeaderMutation>>),
     /// `buffer`; `None` switches it off.
     Buffer(Option<u32>),
+    /// `on_demand`.
+    OnDemand(OnDemand),
 }

@@ -674,6 +674,24 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "max_dynamic_descriptors",
     },
     Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.OnDemand",
+        effective: "odcds",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.OnDemandCds",
+        effective: "source timeout",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig",
+        effective: "odcds",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.extensions.filters.http.rbac.v3.RBAC",
         effective: "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix",
         not_yet: "",
