@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use meltemi_traffic::Str;
-use meltemi_traffic::cluster::Cluster;
-use meltemi_traffic::discovery::{Reference, StreamSource};
+use meltemi_traffic::cluster::{Cluster, ClusterKind};
+use meltemi_traffic::discovery::{Reference, Source, StreamSource};
 use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::listener::Listener;
 use meltemi_traffic::tls::Secret;
 
 use crate::coverage;
 use crate::pb::{bootstrap as pb, core, wkt};
-use crate::refusal::{Compiled, Within, each, refuse_field};
+use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::source::{collection, stream};
 use crate::values::address;
 
@@ -74,6 +74,24 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
             .transpose()
             .within("dynamic_resources")
     };
+    let lds = source("lds_config", dynamic.lds_config.as_ref())?;
+    let cds = source("cds_config", dynamic.cds_config.as_ref())?;
+    for (field, stream) in [
+        ("ads_config", ads.as_ref()),
+        ("lds_config", stream_of(lds.as_ref())),
+        ("cds_config", stream_of(cds.as_ref())),
+    ] {
+        served(stream, &clusters)
+            .within(field)
+            .within("dynamic_resources")?;
+    }
+    let wants_ads = |reference: &Option<Reference>| matches!(reference, Some(reference) if reference.source == Source::Ads);
+    if ads.is_none() && (wants_ads(&lds) || wants_ads(&cds)) {
+        return refuse_field(
+            "dynamic_resources.ads_config",
+            "is required for resources of the aggregated stream",
+        );
+    }
     let admin = message
         .admin
         .as_ref()
@@ -87,10 +105,32 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
         clusters,
         secrets: each("secrets", &fixed.secrets, crate::secret).within(within)?,
         ads: ads.map(Arc::new),
-        lds: source("lds_config", dynamic.lds_config.as_ref())?,
-        cds: source("cds_config", dynamic.cds_config.as_ref())?,
+        lds,
+        cds,
         max_connections: connection_limit(message.layered_runtime.as_ref()),
     })
+}
+
+fn stream_of(reference: Option<&Reference>) -> Option<&StreamSource> {
+    match &reference?.source {
+        Source::Stream(stream) => Some(stream),
+        _ => None,
+    }
+}
+
+/// A discovery server must be reachable before anything is discovered.
+fn served(stream: Option<&StreamSource>, clusters: &[Arc<Cluster>]) -> Compiled<()> {
+    let Some(stream) = stream else { return Ok(()) };
+    let found = clusters
+        .iter()
+        .find(|cluster| cluster.name == stream.cluster);
+    match found.map(|cluster| &cluster.kind) {
+        Some(ClusterKind::Eds(_)) | None => refuse(format!(
+            "cluster {} is no static cluster with endpoints of its own",
+            stream.cluster
+        )),
+        Some(_) => Ok(()),
+    }
 }
 
 fn unique<'n>(field: &str, names: impl Iterator<Item = &'n Str>) -> Compiled<()> {

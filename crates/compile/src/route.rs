@@ -77,6 +77,7 @@ pub(crate) fn embedded(message: &pb::RouteConfiguration) -> Compiled<Arc<RouteTa
             "internal_only_headers",
             &message.internal_only_headers,
         )?,
+        validate_clusters: message.validate_clusters.as_ref().map(|flag| flag.value),
         virtual_hosts_from: message
             .vhds
             .as_ref()

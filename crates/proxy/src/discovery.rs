@@ -83,6 +83,7 @@ pub(crate) async fn run<C: Connector + 'static>(
     loop {
         sources.follow_wishes();
         let deadline = hub.borrow().next_deadline();
+        let watches = hub.borrow().watches_files();
         let wait = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -90,6 +91,9 @@ pub(crate) async fn run<C: Connector + 'static>(
             }
         };
         tokio::select! {
+            () = tokio::time::sleep(file::POLL), if watches => {
+                hub.borrow_mut().look_at_secret_files();
+            }
             Some(name) = asked.recv() => hub.borrow_mut().demand(name),
             () = sources.changed.notified() => {}
             _ = activated.changed() => {

@@ -272,6 +272,16 @@ pub enum ApplyError {
         #[source]
         source: io::Error,
     },
+    /// A route names a cluster that does not exist.
+    #[error("{kind} {name}: route_config: cluster {cluster} is unknown")]
+    UnknownCluster {
+        /// `listener`.
+        kind: &'static str,
+        /// Which one.
+        name: Str,
+        /// The cluster.
+        cluster: Str,
+    },
     /// A certificate, key or trust anchor cannot be used.
     #[error("{kind} {name}: {reason}")]
     Tls {

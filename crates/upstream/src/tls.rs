@@ -308,6 +308,46 @@ pub fn check_secret(secret: &Secret) -> Result<(), TlsError> {
     }
 }
 
+/// The secret with the content of its files in their place.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn load_files(secret: &Secret) -> Result<Secret, TlsError> {
+    let mut loaded = secret.clone();
+    for source in sources(&mut loaded.kind) {
+        if let DataSource::File(_) = source {
+            *source = DataSource::Inline(read(source)?.into());
+        }
+    }
+    Ok(loaded)
+}
+
+/// Paths of the files that a secret's content is in.
+pub fn file_paths(secret: &Secret) -> Vec<Str> {
+    let mut kind = secret.kind.clone();
+    sources(&mut kind)
+        .into_iter()
+        .filter_map(|source| match source {
+            DataSource::File(path) => Some(path.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn sources(kind: &mut SecretKind) -> Vec<&mut DataSource> {
+    match kind {
+        SecretKind::Certificate(pair) => vec![&mut pair.chain, &mut pair.key],
+        SecretKind::Validation(validation) => {
+            let Validation {
+                trusted_ca, crl, ..
+            } = &mut **validation;
+            trusted_ca.iter_mut().chain(crl).collect()
+        }
+        SecretKind::TicketKeys(keys) => keys.iter_mut().collect(),
+        SecretKind::Generic(source) => vec![source],
+    }
+}
+
 /// Whether the parts of a context that it does not get from secrets can be used.
 ///
 /// # Errors

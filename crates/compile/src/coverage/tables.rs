@@ -538,9 +538,9 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add \
                     request_headers_to_remove most_specific_header_mutations_wins \
                     max_direct_response_body_size_bytes request_mirror_policies ignore_port_in_host_matching \
-                    typed_per_filter_config vhds",
+                    typed_per_filter_config vhds validate_clusters",
         not_yet: "",
-        without_meaning: "validate_clusters metadata",
+        without_meaning: "metadata",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteMatch",

@@ -16,7 +16,7 @@ use meltemi_xds::resource::name_in;
 use prost::{Message as _, Name as _};
 
 /// How often a file is looked at. Envoy is told by the kernel; the difference is at most this.
-const POLL: Duration = Duration::from_millis(200);
+pub(super) const POLL: Duration = Duration::from_millis(200);
 
 /// Which file stands under a path: a move into place (or a changed link on the way) changes it, writing does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

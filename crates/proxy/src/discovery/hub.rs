@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::demand::Waiters;
 use super::routes::OnDemandRoutes;
+use super::secrets::SecretFiles;
 use super::wishes::{Changed, Need, Owner, Wishes};
 use crate::admin::{Dump, DumpKind};
 use crate::engine::{Change, apply};
@@ -64,6 +65,8 @@ pub(crate) struct Hub {
     pub(super) waiters: Waiters,
     /// Clusters and listeners of the bootstrap, which updates do not touch.
     pub(super) fixed: HashSet<Owner>,
+    /// Secrets that are watched.
+    pub(super) secret_files: SecretFiles,
     pub(super) clusters: Collection,
     pub(super) listeners: Collection,
     /// The first clusters are there: listeners may start.
@@ -87,6 +90,7 @@ impl Hub {
             on_demand: OnDemandRoutes::default(),
             waiters: Waiters::default(),
             fixed: HashSet::new(),
+            secret_files: SecretFiles::default(),
             clusters: Collection::Unused,
             listeners: Collection::Unused,
             clusters_ready: false,
@@ -102,8 +106,7 @@ impl Hub {
     /// The first resource that cannot be taken into use.
     pub(crate) fn start_static(&mut self, boot: Boot) -> Result<(), ApplyError> {
         for secret in boot.secrets {
-            super::secrets::check(&secret)?;
-            self.shared.secrets.set(secret.name.clone(), secret);
+            self.set_fixed_secret(&secret)?;
         }
         self.fixed.extend(
             boot.clusters
@@ -216,12 +219,20 @@ impl Hub {
                 self.dump.remove(DumpKind::Endpoint, key);
             }
             ResourceType::Route => self.forget_routes(key),
-            ResourceType::Secret => self.shared.secrets.remove(key),
+            ResourceType::Secret => {
+                self.shared.secrets.remove(key);
+                self.secret_files.forget(key);
+            }
             ResourceType::ExtensionConfig => {
                 self.extensions.remove(key);
             }
             _ => {}
         }
+    }
+
+    /// Some secret is in a file.
+    pub(crate) fn watches_files(&self) -> bool {
+        !self.secret_files.is_empty()
     }
 
     /// When the next wait ends.

@@ -42,12 +42,41 @@ impl Hub {
     pub(super) fn add_listener(&mut self, listener: Arc<Listener>) -> Result<(), ApplyError> {
         self.shared.listeners.check(&listener)?;
         super::secrets::check_listener_tls(&listener)?;
+        self.check_clusters_of(&listener)?;
         let mut wanted = needs(&listener);
         wanted.extend(self.filter_needs(&listener.name));
         self.need_more(Owner(ResourceType::Listener, listener.name.clone()), wanted);
         self.waiting_listeners
             .insert(listener.name.clone(), listener);
         Ok(())
+    }
+
+    /// Routes that a listener has in itself name clusters that exist, unless they say otherwise.
+    fn check_clusters_of(&self, listener: &Listener) -> Result<(), ApplyError> {
+        for chain in listener.chains.iter().chain(&listener.default_chain) {
+            let Terminal::Http(manager) = &chain.terminal else {
+                continue;
+            };
+            let RouteSource::Inline(table) = &manager.routes else {
+                continue;
+            };
+            if table.validate_clusters == Some(false) {
+                continue;
+            }
+            if let Some(unknown) = table.unknown_cluster(|name| self.knows_cluster(name)) {
+                return Err(ApplyError::UnknownCluster {
+                    kind: "listener",
+                    name: listener.name.clone(),
+                    cluster: unknown.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A cluster serves, or will once it is warm.
+    pub(super) fn knows_cluster(&self, name: &Str) -> bool {
+        self.waiting_clusters.contains_key(name) || self.shared.clusters.knows(name)
     }
 
     /// Discovered filters that a listener waits for.

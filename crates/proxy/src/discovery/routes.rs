@@ -94,6 +94,11 @@ impl Hub {
     ) -> Result<Arc<RouteTable>, String> {
         let table = compile::<RouteConfiguration, _>(received, meltemi_compile::route_table)?;
         crate::support::check_routes(&table).map_err(|error| error.to_string())?;
+        if table.validate_clusters == Some(true)
+            && let Some(unknown) = table.unknown_cluster(|name| self.knows_cluster(name))
+        {
+            return Err(format!("{}: cluster {unknown} is unknown", received.name));
+        }
         let Some(from) = table.virtual_hosts_from.clone() else {
             self.on_demand.0.remove(key);
             return Ok(table);

@@ -1,5 +1,7 @@
 //! Secrets: from discovery, from files that their names say, from the agent.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use meltemi_proto::envoy::extensions::transport_sockets::tls::v3::Secret as SecretMessage;
@@ -10,10 +12,11 @@ use meltemi_traffic::listener::Listener;
 use meltemi_traffic::tls::{
     CertificatePair, DataSource, Secret, SecretKind, TlsCommon, Validation,
 };
-use meltemi_upstream::tls::{TlsError, check_given, check_secret};
+use meltemi_upstream::tls::{TlsError, check_given, check_secret, file_paths, load_files};
 use meltemi_xds::ResourceType;
 use meltemi_xds::client::Update;
 
+use super::file::FileIdentity;
 use super::hub::{Hub, compile};
 use super::wishes::Need;
 use crate::agent::identity::{OWN, ROOTS};
@@ -22,9 +25,35 @@ use crate::listener::ApplyError;
 /// System trust anchors, where distributions put them.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Refuses a secret whose content cannot be used.
-pub(super) fn check(secret: &Secret) -> Result<(), ApplyError> {
-    check_secret(secret).map_err(|error| tls_error("secret", &secret.name, &error))
+/// Secrets whose content is in files, by key: read again when other files take their place.
+#[derive(Debug, Default)]
+pub(super) struct SecretFiles(HashMap<Str, Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    secret: Arc<Secret>,
+    files: Vec<(Str, Option<FileIdentity>)>,
+}
+
+impl SecretFiles {
+    /// There is something to look at.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Nobody needs a secret any more.
+    pub(super) fn forget(&mut self, key: &str) {
+        self.0.remove(key);
+    }
+}
+
+/// A secret that is complete in itself.
+fn load(secret: &Secret) -> Result<Arc<Secret>, ApplyError> {
+    let loaded = load_files(secret).and_then(|secret| {
+        check_secret(&secret)?;
+        Ok(Arc::new(secret))
+    });
+    loaded.map_err(|error| tls_error("secret", &secret.name, &error))
 }
 
 /// Refuses a listener whose own certificates cannot be used.
@@ -71,6 +100,57 @@ fn tls_error(kind: &'static str, name: &Str, error: &TlsError) -> ApplyError {
 }
 
 impl Hub {
+    /// Takes one of the bootstrap's secrets; its files are read once.
+    pub(super) fn set_fixed_secret(&mut self, secret: &Secret) -> Result<(), ApplyError> {
+        let loaded = load(secret)?;
+        self.shared.secrets.set(secret.name.clone(), loaded);
+        Ok(())
+    }
+
+    /// Takes a secret; its files are watched.
+    fn set_secret(&mut self, key: Str, secret: Arc<Secret>) -> Result<(), ApplyError> {
+        // Looked at before they are read: a change in between is seen later.
+        let files: Vec<_> = file_paths(&secret)
+            .into_iter()
+            .map(|path| {
+                let identity = FileIdentity::of(Path::new(path.as_str()));
+                (path, identity)
+            })
+            .collect();
+        let loaded = load(&secret)?;
+        self.shared.secrets.set(key.clone(), loaded);
+        if files.is_empty() {
+            self.secret_files.0.remove(&key);
+        } else {
+            self.secret_files.0.insert(key, Watched { secret, files });
+        }
+        Ok(())
+    }
+
+    /// Reads secrets again whose files were replaced; a broken file changes nothing.
+    pub(crate) fn look_at_secret_files(&mut self) {
+        let mut changed = Vec::new();
+        for (key, watched) in &mut self.secret_files.0 {
+            let mut differs = false;
+            for (path, seen) in &mut watched.files {
+                let now = FileIdentity::of(Path::new(path.as_str()));
+                differs |= now.is_some() && now != *seen;
+                *seen = now.or(*seen);
+            }
+            if differs {
+                changed.push((key.clone(), Arc::clone(&watched.secret)));
+            }
+        }
+        for (key, secret) in changed {
+            match load(&secret) {
+                Ok(loaded) => self.shared.secrets.set(key, loaded),
+                Err(error) => {
+                    tracing::warn!(%error, "secret refused; the previous one stays in use");
+                }
+            }
+        }
+    }
+
     pub(super) fn secret_update(&mut self, source: &Source, update: &Update) -> Vec<String> {
         let kind = ResourceType::Secret;
         let mut errors = Vec::new();
@@ -93,13 +173,14 @@ impl Hub {
         for name in &update.removed {
             if let Some(key) = self.wishes.key(source, &kind, name) {
                 self.shared.secrets.remove(&key);
+                self.secret_files.forget(&key);
             }
         }
         errors
     }
 
     /// Leaves out what the agent supplies: the workload's own secrets, and those whose name says which files they are.
-    pub(super) fn not_local(&self, needs: Vec<Need>) -> Vec<Need> {
+    pub(super) fn not_local(&mut self, needs: Vec<Need>) -> Vec<Need> {
         if !self.agent {
             return needs;
         }
@@ -109,17 +190,22 @@ impl Hub {
             .collect()
     }
 
-    fn supply(&self, reference: &Reference) -> bool {
+    fn supply(&mut self, reference: &Reference) -> bool {
         if reference.name == OWN || reference.name == ROOTS {
             return true;
         }
         let Some(secret) = local_secret(&reference.name) else {
             return false;
         };
-        if self.shared.secrets.get(&reference.key).is_none() {
-            self.shared
-                .secrets
-                .set(reference.key.clone(), Arc::new(secret));
+        if self.shared.secrets.get(&reference.key).is_some() {
+            return true;
+        }
+        let (key, secret) = (reference.key.clone(), Arc::new(secret));
+        if let Err(error) = self.set_secret(key.clone(), Arc::clone(&secret)) {
+            tracing::warn!(%error, "secret cannot be read yet");
+            let files = file_paths(&secret).into_iter().map(|path| (path, None));
+            let files = files.collect();
+            self.secret_files.0.insert(key, Watched { secret, files });
         }
         true
     }
