@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: figures that the design promises, measured on this machine.
 
-mod proxy;
 mod mesh;
+mod proxy;
 mod up;
 
 use clap::Subcommand;

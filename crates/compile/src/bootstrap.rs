@@ -76,22 +76,7 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
     };
     let lds = source("lds_config", dynamic.lds_config.as_ref())?;
     let cds = source("cds_config", dynamic.cds_config.as_ref())?;
-    for (field, stream) in [
-        ("ads_config", ads.as_ref()),
-        ("lds_config", stream_of(lds.as_ref())),
-        ("cds_config", stream_of(cds.as_ref())),
-    ] {
-        served(stream, &clusters)
-            .within(field)
-            .within("dynamic_resources")?;
-    }
-    let wants_ads = |reference: &Option<Reference>| matches!(reference, Some(reference) if reference.source == Source::Ads);
-    if ads.is_none() && (wants_ads(&lds) || wants_ads(&cds)) {
-        return refuse_field(
-            "dynamic_resources.ads_config",
-            "is required for resources of the aggregated stream",
-        );
-    }
+    reachable(ads.as_ref(), lds.as_ref(), cds.as_ref(), &clusters).within("dynamic_resources")?;
     let admin = message
         .admin
         .as_ref()
@@ -109,6 +94,31 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
         cds,
         max_connections: connection_limit(message.layered_runtime.as_ref()),
     })
+}
+
+/// Every collection has a server that can be reached before anything is discovered.
+fn reachable(
+    ads: Option<&StreamSource>,
+    lds: Option<&Reference>,
+    cds: Option<&Reference>,
+    clusters: &[Arc<Cluster>],
+) -> Compiled<()> {
+    for (field, stream) in [
+        ("ads_config", ads),
+        ("lds_config", stream_of(lds)),
+        ("cds_config", stream_of(cds)),
+    ] {
+        served(stream, clusters).within(field)?;
+    }
+    let wants_ads =
+        |reference: Option<&Reference>| reference.is_some_and(|of| of.source == Source::Ads);
+    if ads.is_none() && (wants_ads(lds) || wants_ads(cds)) {
+        return refuse_field(
+            "ads_config",
+            "is required for resources of the aggregated stream",
+        );
+    }
+    Ok(())
 }
 
 fn stream_of(reference: Option<&Reference>) -> Option<&StreamSource> {

@@ -1,5 +1,7 @@
 //! Listeners at run time: sockets made once per address and kept across updates, chains with their TLS contexts.
 
+mod error;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +22,8 @@ use meltemi_upstream::pool::AlpnOffer;
 use meltemi_upstream::tls::{SecretStore, ServerContext};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+pub use error::ApplyError;
 
 use crate::stats::HttpStats;
 
@@ -256,52 +260,6 @@ pub(crate) struct Listeners {
     sockets: Mutex<HashMap<Address, Arc<Bound>>>,
     changed: watch::Sender<u64>,
     workers: usize,
-}
-
-/// Why a resource could not be taken into use.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// A listener's address could not be bound.
-    #[error("listener {listener}: cannot bind {address}: {source}")]
-    Bind {
-        /// Which listener.
-        listener: Str,
-        /// Which address.
-        address: String,
-        /// The system's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// A route names a cluster that does not exist.
-    #[error("{kind} {name}: route_config: cluster {cluster} is unknown")]
-    UnknownCluster {
-        /// `listener`.
-        kind: &'static str,
-        /// Which one.
-        name: Str,
-        /// The cluster.
-        cluster: Str,
-    },
-    /// A certificate, key or trust anchor cannot be used.
-    #[error("{kind} {name}: {reason}")]
-    Tls {
-        /// `listener`, `cluster` or `secret`.
-        kind: &'static str,
-        /// Which one.
-        name: Str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The resource asks for something that is understood but not carried out yet.
-    #[error("{kind} {name}: {what} is not supported")]
-    Unsupported {
-        /// `listener` or `cluster`.
-        kind: &'static str,
-        /// Which one.
-        name: Str,
-        /// What it asks for.
-        what: &'static str,
-    },
 }
 
 impl Listeners {

@@ -22,6 +22,38 @@ struct Subscription {
     sent: BTreeMap<String, u64>,
 }
 
+impl Subscription {
+    /// What the client does not have yet, or asked for again.
+    fn news(
+        &mut self,
+        kind: &ResourceType,
+        wanted: &BTreeMap<String, (Stored, Vec<String>)>,
+        asked: &[String],
+    ) -> Vec<Resource> {
+        let mut resources = Vec::new();
+        for (name, (stored, aliases)) in wanted {
+            let again = aliases.iter().any(|alias| asked.contains(alias));
+            if self.sent.get(name) == Some(&stored.version) && !again {
+                continue;
+            }
+            self.sent.insert(name.clone(), stored.version);
+            let by_alias = *kind == ResourceType::VirtualHost;
+            resources.push(Resource {
+                name: name.clone(),
+                version: stored.version.to_string(),
+                aliases: if by_alias {
+                    aliases.clone()
+                } else {
+                    Vec::new()
+                },
+                resource: Some(any(kind, stored)),
+                ..Resource::default()
+            });
+        }
+        resources
+    }
+}
+
 /// One stream.
 pub(super) struct Stream {
     world: World,
@@ -127,26 +159,7 @@ impl Stream {
                 None => {}
             }
         }
-        let mut resources = Vec::new();
-        for (name, (stored, aliases)) in &wanted {
-            let again = aliases.iter().any(|alias| asked.contains(alias));
-            if subscription.sent.get(name) == Some(&stored.version) && !again {
-                continue;
-            }
-            subscription.sent.insert(name.clone(), stored.version);
-            let by_alias = *kind == ResourceType::VirtualHost;
-            resources.push(Resource {
-                name: name.clone(),
-                version: stored.version.to_string(),
-                aliases: if by_alias {
-                    aliases.clone()
-                } else {
-                    Vec::new()
-                },
-                resource: Some(any(kind, stored)),
-                ..Resource::default()
-            });
-        }
+        let mut resources = subscription.news(kind, &wanted, asked);
         let mut removed: Vec<String> = subscription
             .sent
             .keys()
