@@ -83,8 +83,11 @@ impl Mesh {
             "sni": format!("outbound_.{}_._.{host}", Self::port(number)),
             "common_tls_context": {
                 "alpn_protocols": ["istio-peer-exchange", "istio"],
-                "combined_validation_context": {"default_validation_context": {"match_subject_alt_names": [
-                    {"exact": format!("spiffe://cluster.local/ns/{namespace}/sa/default")}]}}}}});
+                "tls_certificate_sds_secret_configs": [{"name": "default", "sds_config": {"ads": {}}}],
+                "combined_validation_context": {
+                    "default_validation_context": {"match_subject_alt_names": [
+                        {"exact": format!("spiffe://cluster.local/ns/{namespace}/sa/default")}]},
+                    "validation_context_sds_secret_config": {"name": "ROOTCA", "sds_config": {"ads": {}}}}}}});
         let kind = if Self::protocol(number) == Protocol::Headless {
             json!({"type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED"})
         } else {
@@ -172,8 +175,23 @@ impl Mesh {
             .collect()
     }
 
+    /// The certificate and the anchors that every cluster names.
+    fn secrets(world: &World) {
+        let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()])
+            .expect("a certificate of a DNS name");
+        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let own = json!({"name": "default", "tls_certificate": {
+            "certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}}});
+        let roots = json!({"name": "ROOTCA", "validation_context": {"trusted_ca": {"inline_string": certificate}}});
+        world.set(
+            &ResourceType::Secret,
+            &[("default", own), ("ROOTCA", roots)],
+        );
+    }
+
     /// Clusters and endpoints of every service.
     fn destinations(&self, world: &World) {
+        Self::secrets(world);
         let clusters = (0..self.services).map(|n| (Self::cluster_name(n), Self::cluster(n)));
         let clusters = Self::encoded(&ResourceType::Cluster, clusters);
         world.set_encoded(&ResourceType::Cluster, clusters.into_iter());

@@ -19,10 +19,12 @@ use prost::{Message as _, Name as _};
 pub(super) const POLL: Duration = Duration::from_millis(200);
 
 /// Which file stands under a path: a move into place (or a changed link on the way) changes it, writing does not.
+/// The time of its making tells it from an older file whose number it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
+    made: Option<std::time::SystemTime>,
 }
 
 impl FileIdentity {
@@ -32,6 +34,7 @@ impl FileIdentity {
         Some(Self {
             device: facts.dev(),
             inode: facts.ino(),
+            made: facts.created().ok(),
         })
     }
 }

@@ -158,17 +158,12 @@ impl Hub {
             let Some(key) = self.wishes.key(source, &kind, &received.name) else {
                 continue;
             };
-            let checked =
-                compile::<SecretMessage, _>(received, meltemi_compile::secret).and_then(|secret| {
-                    match check(&secret) {
-                        Ok(()) => Ok(secret),
-                        Err(error) => Err(error.to_string()),
-                    }
-                });
-            match checked {
-                Ok(secret) => self.shared.secrets.set(key, secret),
-                Err(error) => errors.push(error),
-            }
+            let secret = compile::<SecretMessage, _>(received, meltemi_compile::secret);
+            let taken = secret.and_then(|secret| {
+                self.set_secret(key, secret)
+                    .map_err(|error| error.to_string())
+            });
+            errors.extend(taken.err());
         }
         for name in &update.removed {
             if let Some(key) = self.wishes.key(source, &kind, name) {

@@ -17,6 +17,9 @@ fn at<'v>(config: &'v mut Value, pointer: &str) -> &'v mut Value {
     config.pointer_mut(pointer).unwrap()
 }
 
+/// What Envoy finds only when it runs.
+const SEEN_WHEN_RUNNING: &str = "a discovery server that is no cluster";
+
 fn tls(config: &mut Value, certificate: Value) {
     at(config, &format!("{LISTENER}/filter_chains/0"))["transport_socket"] = json!({"name": "tls", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
@@ -34,8 +37,12 @@ const CASES: [Case; 20] = [
         "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[0]",
     ),
     (
-        "no router",
-        |c| at(c, MANAGER)["http_filters"] = json!([]),
+        "a filter behind the router",
+        |c| {
+            let filters = at(c, MANAGER)["http_filters"].as_array_mut().unwrap();
+            filters.push(json!({"name": "envoy.filters.http.cors", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"}}));
+        },
         "typed_config.http_filters",
     ),
     (
@@ -223,9 +230,12 @@ async fn a_broken_bootstrap_is_refused_in_one_sentence_with_the_path_and_by_envo
             },
             Err(_) => panic!("{name}: not refused; so far {wrong:#?}"),
         }
-        if envoy
-            .as_ref()
-            .is_some_and(|envoy| !envoy_refuses(envoy, &config))
+        // Validation does not open subscriptions.
+        let judged = name != SEEN_WHEN_RUNNING;
+        if judged
+            && envoy
+                .as_ref()
+                .is_some_and(|envoy| !envoy_refuses(envoy, &config))
         {
             wrong.push(format!("{name}: Envoy takes it"));
         }

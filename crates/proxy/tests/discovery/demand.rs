@@ -24,7 +24,7 @@ struct Outcome {
 async fn drive(which: Which) -> Outcome {
     let (listen, admin) = (free().await, free().await);
     let mesh = Mesh {
-        services: 40,
+        services: 200,
         backend: backend("here").await,
     };
     let world = World::default();
@@ -90,7 +90,7 @@ async fn hosts_and_clusters_are_asked_for_once_and_unknown_ones_are_not_found() 
 async fn a_host_that_cannot_be_asked_for_is_unavailable_after_a_second_and_a_loaded_one_serves() {
     let (listen, admin) = (free().await, free().await);
     let mesh = Mesh {
-        services: 40,
+        services: 200,
         backend: backend("here").await,
     };
     let world = World::default();

@@ -199,7 +199,7 @@ async fn files_are_read_again_when_others_take_their_place_and_broken_ones_chang
     let listeners = [("listener.v3.Listener", listener("l", listen, &by_file))];
     let lds = write(directory.path(), "lds.json", &listeners);
     let dynamic = json!({"lds_config": file(&lds), "cds_config": file(&cds)});
-    let _proxy = Proxy::start(bootstrap(admin, &[], &dynamic), admin);
+    let proxy = Proxy::start(bootstrap(admin, &[], &dynamic), admin);
     answered(listen, "a.test", (200, "one")).await;
     let mut broken = routes("r", "b");
     broken["virtual_hosts"][0]["domains"] = json!([]);
@@ -208,6 +208,12 @@ async fn files_are_read_again_when_others_take_their_place_and_broken_ones_chang
         "rds.json",
         &[("route.v3.RouteConfiguration", broken)],
     );
+    let refused = async {
+        while proxy.counter("http.rds.update_rejected").await == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.unwrap();
     answered(listen, "a.test", (200, "one")).await;
     write(directory.path(), "rds.json", &[route("b")]);
     answered(listen, "a.test", (200, "two")).await;
