@@ -6,6 +6,7 @@ mod check;
 mod conformance;
 mod crds;
 mod process;
+mod soak;
 mod test;
 mod tools;
 
@@ -53,6 +54,11 @@ enum Task {
         #[command(subcommand)]
         suite: conformance::Suite,
     },
+    /// Puts load on something over a long time
+    Soak {
+        #[command(subcommand)]
+        what: soak::Soak,
+    },
     /// Prints where a tool that tests need is, installing it when it is missing
     Tool {
         /// envoy or kubectl
@@ -76,6 +82,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { only } => test::run(only.as_deref()),
         Task::Crds { diff } => crds::run(diff.as_deref()),
         Task::Bench { what } => bench::run(what),
+        Task::Soak { what } => soak::run_soak(&what),
         Task::Conformance { suite } => conformance::run(&suite),
         Task::Tool { name } => tools::print(&name),
     }
@@ -89,6 +96,20 @@ fn target() -> PathBuf {
 /// The release build of the product.
 fn binary() -> PathBuf {
     target().join("release/meltemi")
+}
+
+/// The program that was asked for, or else the release build, made now.
+fn program(given: Option<&std::path::Path>) -> anyhow::Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(std::path::absolute(given)?);
+    }
+    process::run(&mut process::cargo(&[
+        "build",
+        "--release",
+        "-p",
+        "meltemi-cli",
+    ]))?;
+    Ok(binary())
 }
 
 /// The project's root directory.

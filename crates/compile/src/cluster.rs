@@ -20,6 +20,7 @@ use crate::coverage;
 use crate::filter_config::decode;
 use crate::pb::{cluster as pb, core, sockets, wkt};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
+use crate::source::reference;
 use crate::values::{
     duration, duration_or, flag, header_name, metadata, number, number_or, percent, positive_or,
     socket_address, socket_option, struct_value, word,
@@ -133,7 +134,11 @@ fn kind(message: &pb::Cluster) -> Compiled<ClusterKind> {
             } else {
                 &config.service_name
             };
-            ClusterKind::Eds(name.as_str().into())
+            ClusterKind::Eds(
+                reference(config.eds_config.as_ref(), name)
+                    .within("eds_config")
+                    .within("eds_cluster_config")?,
+            )
         }
         Err(_) => return refuse_field("type", "is unknown"),
     })

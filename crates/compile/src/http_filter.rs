@@ -8,6 +8,7 @@ mod headers;
 mod istio;
 mod jwt;
 mod limits;
+mod on_demand;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub(crate) use istio::istio_stats;
 use istio::{istio_alpn, peer};
 pub(crate) use limits::bucket;
 use limits::local_limit;
+use on_demand::on_demand;
 
 /// The filters of a connection manager; the last must be the router.
 pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec<HttpFilter>> {
@@ -60,8 +62,9 @@ pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec
 fn http_filter(message: &pb::HttpFilter) -> Compiled<HttpFilter> {
     let kind = match &message.config_type {
         Some(pb::http_filter::ConfigType::TypedConfig(any)) => kind(any).within("typed_config")?,
-        Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) => {
-            return refuse_field("config_discovery", "not supported");
+        Some(pb::http_filter::ConfigType::ConfigDiscovery(discovery)) => {
+            crate::extensions::checked(discovery, &message.name).within("config_discovery")?;
+            HttpFilterKind::Missing
         }
         None => return refuse_field("typed_config", "is required"),
     };
@@ -139,6 +142,10 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
             HttpFilterKind::IstioPeerMetadata(Arc::new(peer(&decode(any)?)?))
         }
         "stats.PluginConfig" => HttpFilterKind::IstioStats(Arc::new(istio_stats(&decode(any)?)?)),
+        "envoy.extensions.filters.http.on_demand.v3.OnDemand" => {
+            let config: filters::on_demand::v3::OnDemand = decode(any)?;
+            HttpFilterKind::OnDemand(on_demand(config.odcds.as_ref())?)
+        }
         other => return refuse(format!("HTTP filter {other} is not supported")),
     })
 }
@@ -203,6 +210,10 @@ pub(crate) fn route_setting(any: &wkt::Any) -> Compiled<Option<FilterOverride>> 
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
             let config: filters::header_mutation::v3::HeaderMutationPerRoute = decode(any)?;
             FilterOverride::HeaderMutation(vec![Arc::new(mutations(config.mutations.as_ref())?)])
+        }
+        "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
+            let config: filters::on_demand::v3::PerRouteConfig = decode(any)?;
+            FilterOverride::OnDemand(on_demand(config.odcds.as_ref())?)
         }
         "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
             use filters::buffer::v3::buffer_per_route::Override;

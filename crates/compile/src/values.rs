@@ -127,7 +127,12 @@ pub(crate) fn regex(message: &matcher::RegexMatcher) -> Compiled<regex::bytes::R
     if message.regex.is_empty() {
         return refuse_field("regex", "must not be empty");
     }
-    whole(&message.regex).or_else(|error| refuse_field("regex", error.to_string()))
+    // The parser draws where the mistake is; its last line says what it is.
+    let reason = |text: String| {
+        let last = text.lines().last().unwrap_or_default();
+        last.trim_start_matches("error: ").to_owned()
+    };
+    whole(&message.regex).or_else(|error| refuse_field("regex", reason(error.to_string())))
 }
 
 pub(crate) fn regex_rewrite(message: &matcher::RegexMatchAndSubstitute) -> Compiled<RegexRewrite> {

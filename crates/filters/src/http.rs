@@ -89,7 +89,9 @@ impl Filter {
             | HttpFilterKind::GrpcStats { .. }
             | HttpFilterKind::IstioAlpn(_)
             | HttpFilterKind::IstioPeerMetadata(_)
-            | HttpFilterKind::IstioStats(_) => return None,
+            | HttpFilterKind::IstioStats(_)
+            | HttpFilterKind::OnDemand(_)
+            | HttpFilterKind::Missing => return None,
             HttpFilterKind::GrpcWeb => Kind::GrpcWeb,
             HttpFilterKind::Compressor(config) => {
                 let stats = compressor::Stats::new(&scope, config);

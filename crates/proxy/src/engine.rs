@@ -48,8 +48,8 @@ pub struct Change {
     pub removed_clusters: Vec<Str>,
     /// Endpoint assignments.
     pub assignments: Vec<Arc<Assignment>>,
-    /// New and changed routes.
-    pub routes: Vec<Arc<RouteTable>>,
+    /// New and changed routes, with the key of their references.
+    pub routes: Vec<(Str, Arc<RouteTable>)>,
     /// Routes that are gone.
     pub removed_routes: Vec<Str>,
     /// Secrets.
@@ -186,24 +186,29 @@ pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError>
                 false
             }
         });
-    change.routes.retain(|table| match check_routes(table) {
-        Ok(()) => true,
-        Err(error) => {
-            errors.push(error);
-            false
-        }
-    });
+    change
+        .routes
+        .retain(|(_, table)| match check_routes(table) {
+            Ok(()) => true,
+            Err(error) => {
+                errors.push(error);
+                false
+            }
+        });
     for secret in change.secrets {
-        shared.secrets.set(secret);
+        shared.secrets.set(secret.name.clone(), secret);
     }
     if !change.clusters.is_empty() || !change.removed_clusters.is_empty() {
         shared
             .clusters
             .apply(change.clusters, &change.removed_clusters);
     }
-    for assignment in change.assignments {
-        shared.clusters.set_assignment(assignment);
-    }
+    let assignments: Vec<_> = change
+        .assignments
+        .into_iter()
+        .map(|assignment| (assignment.cluster.clone(), assignment))
+        .collect();
+    shared.clusters.set_assignments(&assignments);
     if !change.routes.is_empty() || !change.removed_routes.is_empty() {
         shared.routes.apply(change.routes, &change.removed_routes);
     }

@@ -3,6 +3,7 @@
 //! [`serve`] finds the codec and hands each request to [`exchange::serve`], which walks it through the phases
 //! early → route → filters → action → record, and [`forward`] pumps bodies between both sides.
 
+mod demand;
 mod downstream;
 mod early;
 mod exchange;

@@ -10,6 +10,7 @@ mod accept;
 mod admin;
 mod agent;
 mod connection;
+mod discovery;
 mod engine;
 mod http;
 mod idle;

@@ -1,5 +1,7 @@
 //! Listeners at run time: sockets made once per address and kept across updates, chains with their TLS contexts.
 
+mod error;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,13 +15,15 @@ use meltemi_filters::http::Filter;
 use meltemi_traffic::Str;
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::endpoint::Address;
-use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, PeerMetadata};
+use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, OnDemand, PeerMetadata};
 use meltemi_traffic::listener::{FilterChain, Listener, Terminal};
 use meltemi_upstream::connect::raw_options;
 use meltemi_upstream::pool::AlpnOffer;
 use meltemi_upstream::tls::{SecretStore, ServerContext};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+pub use error::ApplyError;
 
 use crate::stats::HttpStats;
 
@@ -65,6 +69,10 @@ pub(crate) struct HttpRuntime {
     pub istio_stats: Option<Arc<IstioStats>>,
     /// `istio.metadata_exchange`.
     pub peer_metadata: Option<Arc<PeerMetadata>>,
+    /// `on_demand`.
+    pub on_demand: Option<(Str, OnDemand)>,
+    /// Some filter has no configuration.
+    pub filter_missing: bool,
     /// The router's `suppress_envoy_headers`.
     pub suppress_envoy_headers: bool,
     /// `server` of our responses.
@@ -121,20 +129,6 @@ impl ListenerRuntime {
             }
         }
     }
-
-    /// Names of routes that must be there before the listener starts.
-    pub(crate) fn route_names(config: &Listener) -> Vec<Str> {
-        let chains = config.chains.iter().chain(&config.default_chain);
-        chains
-            .filter_map(|chain| match &chain.terminal {
-                Terminal::Http(hcm) => match &hcm.routes {
-                    meltemi_traffic::hcm::RouteSource::Rds { name, .. } => Some(name.clone()),
-                    meltemi_traffic::hcm::RouteSource::Inline(_) => None,
-                },
-                _ => None,
-            })
-            .collect()
-    }
 }
 
 impl ChainRuntime {
@@ -176,6 +170,8 @@ impl HttpRuntime {
             grpc_stats: None,
             istio_stats: None,
             peer_metadata: None,
+            on_demand: None,
+            filter_missing: false,
             suppress_envoy_headers: false,
         };
         let offer = |list: &[Str]| {
@@ -197,6 +193,10 @@ impl HttpRuntime {
                 HttpFilterKind::IstioPeerMetadata(exchange) => {
                     runtime.peer_metadata = Some(Arc::clone(exchange))
                 }
+                HttpFilterKind::OnDemand(settings) => {
+                    runtime.on_demand = Some((filter.name.clone(), settings.clone()));
+                }
+                HttpFilterKind::Missing => runtime.filter_missing = true,
                 HttpFilterKind::Router(router) => {
                     runtime.suppress_envoy_headers = router.suppress_envoy_headers
                 }
@@ -271,32 +271,6 @@ pub(crate) struct Listeners {
     workers: usize,
 }
 
-/// Why a resource could not be taken into use.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// A listener's address could not be bound.
-    #[error("listener {listener}: cannot bind {address}: {source}")]
-    Bind {
-        /// Which listener.
-        listener: Str,
-        /// Which address.
-        address: String,
-        /// The system's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The resource asks for something that is understood but not carried out yet.
-    #[error("{kind} {name}: {what} is not supported")]
-    Unsupported {
-        /// `listener` or `cluster`.
-        kind: &'static str,
-        /// Which one.
-        name: Str,
-        /// What it asks for.
-        what: &'static str,
-    },
-}
-
 impl Listeners {
     pub(crate) fn new(workers: usize) -> Self {
         Self {
@@ -359,6 +333,30 @@ impl Listeners {
         self.table.store(Arc::new(table));
         self.changed.send_modify(|version| *version += 1);
         errors
+    }
+
+    /// Whether a listener could be taken into use now: everything that it asks for is there, and its addresses are free.
+    pub(crate) fn check(&self, config: &Listener) -> Result<(), ApplyError> {
+        crate::support::check_listener(config)?;
+        if !config.bind_to_port {
+            return Ok(());
+        }
+        let ours = self.sockets.lock();
+        for address in &config.addresses {
+            let Address::Socket(socket) = address else {
+                continue;
+            };
+            if ours.contains_key(address) {
+                continue;
+            }
+            // Bound and closed again: it must not take connections before it can serve them.
+            bind_tcp(*socket, config).map_err(|source| ApplyError::Bind {
+                listener: config.name.clone(),
+                address: address.to_string(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// Closes every socket: new connections are refused at once instead of waiting for nobody. What was accepted goes on.
@@ -434,7 +432,7 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
             let mut sockets = Vec::with_capacity(workers);
             let mut address = *wanted;
             for _ in 0..workers {
-                let listener = bind_tcp(address, config)?;
+                let listener = listen_tcp(address, config)?;
                 address = listener.local_addr()?;
                 sockets.push(BoundSocket::Tcp(listener));
             }
@@ -465,7 +463,17 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
     }
 }
 
-fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpListener> {
+fn listen_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpListener> {
+    let socket = bind_tcp(address, config)?;
+    let backlog = config
+        .backlog
+        .and_then(|backlog| i32::try_from(backlog).ok())
+        .unwrap_or(BACKLOG);
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<socket2::Socket> {
     let domain = if address.is_ipv4() {
         socket2::Domain::IPV4
     } else {
@@ -485,11 +493,6 @@ fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpL
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    let backlog = config
-        .backlog
-        .and_then(|backlog| i32::try_from(backlog).ok())
-        .unwrap_or(BACKLOG);
-    socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Method;
 use http::header::{HeaderName, HeaderValue};
 
+use crate::discovery::Reference;
 use crate::endpoint::Assignment;
 use crate::hcm::{Http1Options, Http2Options};
 use crate::listener::SocketOption;
@@ -86,8 +87,8 @@ pub enum ClusterKind {
     StrictDns(Dns),
     /// One logical host at the name's current address.
     LogicalDns(Dns),
-    /// Assignments under this name.
-    Eds(Str),
+    /// Assignments from a discovery service or file.
+    Eds(Reference),
     /// The connection's restored destination.
     OriginalDst(OriginalDst),
     /// The request's host, through a DNS cache.

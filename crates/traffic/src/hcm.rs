@@ -7,6 +7,7 @@ use http::header::HeaderName;
 
 use crate::access::AccessLog;
 use crate::cors::CorsPolicy;
+use crate::discovery::{Reference, Source};
 use crate::ext_authz::{ExtAuthz, ExtAuthzPerRoute};
 use crate::fault::Fault;
 use crate::format::Format;
@@ -133,12 +134,7 @@ pub enum RouteSource {
     /// Given in place.
     Inline(Arc<RouteTable>),
     /// By name from the route discovery service.
-    Rds {
-        /// Resource name.
-        name: Str,
-        /// Time to wait for the first answer; `None` waits for ever.
-        initial_timeout: Limit,
-    },
+    Rds(Reference),
 }
 
 /// HTTP/1 options.
@@ -424,6 +420,26 @@ pub enum HttpFilterKind {
     IstioPeerMetadata(Arc<PeerMetadata>),
     /// Istio: standard metrics.
     IstioStats(Arc<IstioStats>),
+    /// Its configuration was not discovered in time: requests fail.
+    Missing,
+    /// Virtual hosts and clusters that are not there are asked for.
+    OnDemand(OnDemand),
+}
+
+/// `on_demand`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Where clusters come from; `None` asks for virtual hosts only.
+    pub clusters: Option<OnDemandClusters>,
+}
+
+/// `OnDemandCds`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnDemandClusters {
+    /// The source.
+    pub source: Source,
+    /// Longest wait that is configured for a cluster.
+    pub timeout: Option<Duration>,
 }
 
 /// `router`.
@@ -576,4 +592,6 @@ pub enum FilterOverride {
     HeaderMutation(Vec<Arc<HeaderMutation>>),
     /// `buffer`; `None` switches it off.
     Buffer(Option<u32>),
+    /// `on_demand`.
+    OnDemand(OnDemand),
 }

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod cluster;
 pub mod config;
 pub mod cors;
+pub mod discovery;
 pub mod endpoint;
 pub mod ext_authz;
 pub mod fault;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::HeaderName;
 use regex::bytes::Regex;
 
+use crate::discovery::Reference;
 use crate::hcm::FilterOverride;
 use crate::matcher::{HeaderMatcher, QueryMatcher};
 use crate::metadata::{Criteria, Metadata, MetadataMatcher};
@@ -33,6 +34,35 @@ pub struct RouteTable {
     pub ignore_port: bool,
     /// Removed from external requests.
     pub internal_only_headers: Vec<HeaderName>,
+    /// Every cluster that it names must exist when it is taken; `None` where the configuration does not say.
+    pub validate_clusters: Option<bool>,
+    /// Where more virtual hosts come from (VHDS).
+    pub virtual_hosts_from: Option<Reference>,
+}
+
+impl RouteTable {
+    /// The first cluster that a route names and that `known` does not know.
+    pub fn unknown_cluster(&self, known: impl Fn(&Str) -> bool) -> Option<&Str> {
+        let routes = self.hosts.iter().flat_map(|host| &host.routes);
+        routes
+            .filter_map(|route| match &route.action {
+                Action::Forward(forward) => Some(&forward.cluster),
+                _ => None,
+            })
+            .flat_map(|selector| match selector {
+                ClusterSelector::Name(name) => vec![name],
+                ClusterSelector::Weighted(weighted) => weighted
+                    .clusters
+                    .iter()
+                    .filter_map(|entry| match &entry.name {
+                        ClusterName::Name(name) => Some(name),
+                        ClusterName::Header(_) => None,
+                    })
+                    .collect(),
+                ClusterSelector::Header(_) => Vec::new(),
+            })
+            .find(|name| !known(name))
+    }
 }
 
 /// A virtual host.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::Str;
+use crate::discovery::Reference;
 use crate::matcher::StringMatcher;
 
 /// Bytes given inline or by file; the driver reads files.
@@ -48,7 +49,7 @@ pub struct TlsCommon {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateSource {
     /// A secret by name.
-    Sds(Str),
+    Sds(Reference),
     /// Given in place.
     Given(CertificatePair),
 }
@@ -68,7 +69,7 @@ pub struct ValidationSource {
     /// Settings given in place (for a combined context the defaults).
     pub given: Validation,
     /// The secret whose settings are merged over `given`.
-    pub sds: Option<Str>,
+    pub sds: Option<Reference>,
 }
 
 /// `CertificateValidationContext`.

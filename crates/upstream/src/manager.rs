@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
 use meltemi_traffic::Str;
 use meltemi_traffic::cluster::{Cluster as ClusterConfig, ClusterKind};
 use meltemi_traffic::endpoint::{Address, Assignment};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::balance::AssignmentPolicy;
@@ -38,12 +39,13 @@ pub struct ClusterManager {
     /// Options of the sockets that active checks use.
     sockets: OnceLock<SocketDefaults>,
     inner: Mutex<Inner>,
+    activated: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     warming: HashMap<Str, Arc<Cluster>>,
-    /// By EDS service name.
+    /// By key of the reference.
     assignments: HashMap<Str, Arc<Assignment>>,
     resolvers: HashMap<Str, OwnedTask>,
     checkers: HashMap<Str, OwnedTask>,
@@ -69,6 +71,7 @@ impl ClusterManager {
             started: Instant::now(),
             sockets: OnceLock::new(),
             inner: Mutex::new(Inner::default()),
+            activated: watch::channel(0).0,
         })
     }
 
@@ -109,7 +112,7 @@ impl ClusterManager {
             let gone = table.remove(name);
             let gone = inner.warming.remove(name).or(gone);
             // When it comes back it is subscribed to anew, and old endpoints must not serve until then.
-            if let Some(service) = gone.as_deref().and_then(eds_name) {
+            if let Some(service) = gone.as_deref().and_then(eds_key) {
                 inner.assignments.remove(service);
             }
             inner.resolvers.remove(name);
@@ -133,57 +136,103 @@ impl ClusterManager {
         self.clusters.store(Arc::new(table));
     }
 
-    /// Takes an endpoint assignment; clusters that waited for it become active.
-    pub fn set_assignment(&self, assignment: Arc<Assignment>) {
+    /// Takes endpoint assignments, each with the key of its references; clusters that waited for them become active,
+    /// as one change.
+    pub fn set_assignments(&self, assignments: &[(Str, Arc<Assignment>)]) {
+        if assignments.is_empty() {
+            return;
+        }
         let mut inner = self.inner.lock();
-        let before = inner
-            .assignments
-            .insert(assignment.cluster.clone(), Arc::clone(&assignment));
-        let same = before.is_some_and(|before| before == assignment);
-        for cluster in self.clusters.load().values() {
-            if eds_name(cluster) == Some(&assignment.cluster) {
-                cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
-                if same {
-                    // Arranging the same hosts again would restart their rotation.
-                    continue;
-                }
-                cluster.set_hosts(
-                    &literal_hosts(&assignment),
-                    AssignmentPolicy::of(&assignment),
-                );
+        let new: AHashMap<&Str, &Arc<Assignment>> =
+            assignments.iter().map(|(key, new)| (key, new)).collect();
+        // Arranging the same hosts again would restart their rotation.
+        let mut same = AHashSet::new();
+        for (key, assignment) in &new {
+            let before = inner
+                .assignments
+                .insert((*key).clone(), Arc::clone(assignment));
+            if before.is_some_and(|before| before == **assignment) {
+                same.insert(*key);
             }
         }
-        let waiting: Vec<_> = inner
+        let take = |cluster: &Arc<Cluster>, skip: &dyn Fn(&Str) -> bool| {
+            let key = eds_key(cluster)?;
+            let assignment = new.get(key)?;
+            cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
+            if !skip(key) {
+                cluster.set_hosts(&literal_hosts(assignment), AssignmentPolicy::of(assignment));
+            }
+            Some(())
+        };
+        for cluster in self.clusters.load().values() {
+            take(cluster, &|key| same.contains(key));
+        }
+        let ready: Vec<_> = inner
             .warming
             .values()
-            .filter(|cluster| eds_name(cluster) == Some(&assignment.cluster))
+            .filter(|cluster| take(cluster, &|_| false).is_some())
             .cloned()
             .collect();
-        for cluster in waiting {
-            cluster.set_hosts(
-                &literal_hosts(&assignment),
-                AssignmentPolicy::of(&assignment),
-            );
-            self.activate(&mut inner, cluster);
-        }
+        self.activate(&mut inner, ready);
+    }
+
+    /// An assignment with this key has arrived.
+    pub fn has_assignment(&self, key: &str) -> bool {
+        self.inner.lock().assignments.contains_key(key)
+    }
+
+    /// Some cluster waits for its first hosts.
+    pub fn is_warming(&self) -> bool {
+        !self.inner.lock().warming.is_empty()
     }
 
     /// Forgets an assignment that EDS removed; the clusters lose their hosts.
-    pub fn remove_assignment(&self, name: &str) {
-        self.inner.lock().assignments.remove(name);
+    pub fn remove_assignment(&self, key: &str) {
+        self.inner.lock().assignments.remove(key);
         for cluster in self.clusters.load().values() {
-            if eds_name(cluster).is_some_and(|wanted| wanted == name) {
+            if eds_key(cluster).is_some_and(|wanted| wanted == key) {
                 cluster.set_hosts(&[], AssignmentPolicy::default());
             }
         }
     }
 
-    fn activate(&self, inner: &mut Inner, cluster: Arc<Cluster>) {
-        let name = cluster.config.name.clone();
-        inner.warming.remove(&name);
+    /// The time to wait for an assignment is over: clusters that still wait for it become active without hosts.
+    pub fn give_up_assignment(&self, key: &str) {
+        let mut inner = self.inner.lock();
+        let waiting: Vec<_> = inner
+            .warming
+            .values()
+            .filter(|cluster| eds_key(cluster).is_some_and(|wanted| wanted == key))
+            .cloned()
+            .collect();
+        for cluster in &waiting {
+            cluster.set_hosts(&[], AssignmentPolicy::default());
+        }
+        self.activate(&mut inner, waiting);
+    }
+
+    /// A cluster that serves or will serve once it has its hosts.
+    pub fn knows(&self, name: &str) -> bool {
+        self.clusters.load().contains_key(name) || self.inner.lock().warming.contains_key(name)
+    }
+
+    /// Tells when a cluster that waited for its hosts has become active.
+    pub fn activated(&self) -> watch::Receiver<u64> {
+        self.activated.subscribe()
+    }
+
+    fn activate(&self, inner: &mut Inner, clusters: Vec<Arc<Cluster>>) {
+        if clusters.is_empty() {
+            return;
+        }
         let mut table = AHashMap::clone(&self.clusters.load());
-        table.insert(name, cluster);
+        for cluster in clusters {
+            let name = cluster.config.name.clone();
+            inner.warming.remove(&name);
+            table.insert(name, cluster);
+        }
         self.clusters.store(Arc::new(table));
+        self.activated.send_modify(|count| *count += 1);
     }
 
     fn start(self: &Arc<Self>, inner: &mut Inner, cluster: &Arc<Cluster>) {
@@ -205,7 +254,7 @@ impl ClusterManager {
             }
             ClusterKind::OriginalDst(_) => cluster.set_hosts(&[], AssignmentPolicy::default()),
             ClusterKind::Eds(service) => {
-                if let Some(assignment) = inner.assignments.get(service) {
+                if let Some(assignment) = inner.assignments.get(&service.key) {
                     cluster.set_hosts(&literal_hosts(assignment), AssignmentPolicy::of(assignment));
                 }
             }
@@ -237,7 +286,7 @@ impl ClusterManager {
             .get(&cluster.config.name)
             .is_some_and(|waiting| Arc::ptr_eq(waiting, cluster));
         if waiting {
-            self.activate(&mut inner, Arc::clone(cluster));
+            self.activate(&mut inner, vec![Arc::clone(cluster)]);
         }
     }
 
@@ -280,9 +329,9 @@ impl ClusterManager {
     }
 }
 
-fn eds_name(cluster: &Cluster) -> Option<&Str> {
+fn eds_key(cluster: &Cluster) -> Option<&Str> {
     match &cluster.config.kind {
-        ClusterKind::Eds(name) => Some(name),
+        ClusterKind::Eds(service) => Some(&service.key),
         _ => None,
     }
 }

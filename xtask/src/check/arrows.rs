@@ -5,7 +5,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 const PREFIX: &str = "meltemi-";
 
 /// Crate, and the crates of ours that it may use.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("names", &[]),
     ("proto", &[]),
     ("api", &["names"]),
@@ -70,6 +70,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         ],
     ),
     ("apiserver", &["names", "api", "identity", "telemetry"]),
+    ("testkit", &["proto", "xds"]),
     ("node", &["names", "api", "kube", "capture", "telemetry"]),
     ("sample", &["names", "telemetry"]),
     ("conformance", &["proto"]),

@@ -175,14 +175,32 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.config.core.v3.ApiConfigSource",
+        effective: "api_type transport_api_version grpc_services set_node_on_first_message_only",
+        not_yet: "",
+        without_meaning: "refresh_delay request_timeout",
+    },
+    Coverage {
         message: "envoy.config.core.v3.BindConfig",
         effective: "source_address freebind socket_options extra_source_addresses",
         not_yet: "",
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.config.core.v3.ConfigSource",
+        effective: "path path_config_source api_config_source ads initial_fetch_timeout resource_api_version",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.config.core.v3.DataSource",
         effective: "filename inline_bytes inline_string environment_variable watched_directory",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.ExtensionConfigSource",
+        effective: "config_source default_config apply_default_config_without_warming type_urls",
         not_yet: "",
         without_meaning: "",
     },
@@ -245,6 +263,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "interval timeout",
         not_yet: "",
         without_meaning: "interval_jitter",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.PathConfigSource",
+        effective: "path watched_directory",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.core.v3.Pipe",
@@ -533,14 +557,20 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add \
                     request_headers_to_remove most_specific_header_mutations_wins \
                     max_direct_response_body_size_bytes request_mirror_policies ignore_port_in_host_matching \
-                    typed_per_filter_config",
+                    typed_per_filter_config vhds validate_clusters",
         not_yet: "",
-        without_meaning: "validate_clusters metadata",
+        without_meaning: "metadata",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteMatch",
         effective: "prefix path safe_regex path_separated_prefix path_match_policy connect_matcher case_sensitive \
                     runtime_fraction headers query_parameters grpc tls_context dynamic_metadata",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.route.v3.Vhds",
+        effective: "config_source",
         not_yet: "",
         without_meaning: "",
     },
@@ -778,6 +808,24 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.OnDemand",
+        effective: "odcds",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.OnDemandCds",
+        effective: "source timeout",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig",
+        effective: "odcds",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.extensions.filters.http.rbac.v3.RBAC",
         effective: "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix",
         not_yet: "",
@@ -995,6 +1043,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.GenericSecret",
         effective: "secret",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig",
+        effective: "name sds_config",
         not_yet: "",
         without_meaning: "",
     },

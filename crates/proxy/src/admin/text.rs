@@ -1,7 +1,7 @@
 //! Counters, clusters, listeners and certificates as text and JSON.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use meltemi_telemetry::envoy::{Scope, Stats};
 use meltemi_traffic::tls::{DataSource, SecretKind};
@@ -23,7 +23,6 @@ pub(super) fn stats(shared: &Shared) -> Stats {
     HttpStats::for_each(|name, value| stats.add_dotted(name, value));
     meltemi_filters::counters::for_each(|name, value| stats.add_dotted(name.to_owned(), value));
     let live = u64::from(shared.live.load(Ordering::Acquire));
-    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let updates = &shared.updates;
     // table: scope, name, value
     let process = [
@@ -34,30 +33,15 @@ pub(super) fn stats(shared: &Shared) -> Stats {
             shared.clusters.warming().len() as u64,
         ),
         (
-            "cluster_manager",
-            "cds.update_success",
-            load(&updates.clusters),
-        ),
-        (
-            "cluster_manager",
-            "cds.update_rejected",
-            load(&updates.clusters_rejected),
-        ),
-        (
             "listener_manager",
             "total_listeners_active",
             shared.listeners.table().listeners.len() as u64,
         ),
         ("listener_manager", "workers_started", live),
         (
-            "listener_manager",
-            "lds.update_success",
-            load(&updates.listeners),
-        ),
-        (
-            "listener_manager",
-            "lds.update_rejected",
-            load(&updates.listeners_rejected),
+            "control_plane",
+            "connected_state",
+            updates.connected_state(),
         ),
         ("server", "concurrency", shared.concurrency as u64),
         ("server", "live", live),
@@ -67,6 +51,19 @@ pub(super) fn stats(shared: &Shared) -> Stats {
     ];
     for (scope, name, value) in process {
         stats.add(Scope::Process(scope), name, value);
+    }
+    let subscriptions = [
+        ("cluster_manager", "cds", &updates.clusters),
+        ("listener_manager", "lds", &updates.listeners),
+        ("cluster_manager", "eds", &updates.endpoints),
+        ("http", "rds", &updates.routes),
+        ("server", "sds", &updates.secrets),
+        ("server", "ecds", &updates.extensions),
+    ];
+    for (scope, service, counters) in subscriptions {
+        counters.for_each(|name, value| {
+            stats.add(Scope::Process(scope), &format!("{service}.{name}"), value);
+        });
     }
     let all = Scope::Listener("all");
     stats.add(all, "downstream_cx_active", shared.stats.active());

@@ -24,7 +24,7 @@ use super::downstream::{ClientError, Downstream, Http1Side};
 use super::record::Exchange;
 use super::reply::Reply;
 use super::request::Request;
-use super::{early, filters, forward, respond};
+use super::{demand, early, filters, forward, respond};
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
 use crate::listener::HttpRuntime;
@@ -165,7 +165,13 @@ async fn run(
 ) -> Result<Ended, Reply> {
     let context = exchange.context.clone();
     exchange.early = early::process(context.hcm(), context.info(), &mut exchange.request)?;
+    if context.runtime().filter_missing {
+        return Err(Reply::filter_missing());
+    }
     let mut plan = Plan::find(exchange, fastrand::u64(..))?;
+    if context.runtime().on_demand.is_some() {
+        plan = demand::complete(exchange, plan).await?;
+    }
     if plan.missing.is_none() {
         check_upgrade(exchange, &plan.route)?;
     }
@@ -248,8 +254,9 @@ pub(crate) struct Plan {
 fn routes(context: &Context) -> Result<Arc<RouteTable>, Reply> {
     match &context.hcm().routes {
         RouteSource::Inline(table) => Ok(Arc::clone(table)),
-        RouteSource::Rds { name, .. } => {
-            context.worker().shared.routes.get(name).ok_or_else(|| {
+        RouteSource::Rds(reference) => {
+            let table = context.worker().shared.routes.get(&reference.key);
+            table.ok_or_else(|| {
                 Reply::new(StatusCode::NOT_FOUND, "", "route_configuration_not_found")
                     .flag(ResponseFlags::NO_ROUTE_FOUND)
             })
@@ -439,6 +446,11 @@ impl Plan {
     /// The reply when the routes themselves are gone.
     pub(crate) fn again(&self, exchange: &mut Exchange) -> Result<Self, Reply> {
         Self::find(exchange, self.draw)
+    }
+
+    /// There is no route.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.missing.is_some()
     }
 
     /// Takes the hash anew: filters may have changed what it is made of.

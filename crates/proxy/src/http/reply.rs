@@ -114,6 +114,22 @@ impl Reply {
         Self::new(StatusCode::NOT_FOUND, "", "route_not_found").flag(ResponseFlags::NO_ROUTE_FOUND)
     }
 
+    /// The configuration of a filter was not discovered: nothing may pass without it.
+    pub(crate) fn filter_missing() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "",
+            "filter_chain_not_found",
+        )
+        .flag(ResponseFlags::NO_FILTER_CONFIG_FOUND)
+    }
+
+    /// A name on demand that nobody supplied in time.
+    pub(crate) fn on_demand_unavailable() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "", "on_demand_unavailable")
+            .flag(ResponseFlags::NO_ROUTE_FOUND)
+    }
+
     /// The route's cluster does not exist.
     pub(crate) fn no_cluster(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
