@@ -130,6 +130,7 @@ fn authorize(count: usize) -> Result<(), Failure> {
         request: Some(&request),
         connection: &connection,
         remote_ip: address.ip(),
+        tls: None,
         peer: None,
         metadata: None,
         filter_state: &[],
