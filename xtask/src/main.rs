@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod conformance;
 mod crds;
+mod fuzz;
 mod process;
 mod test;
 mod tools;
@@ -53,9 +54,24 @@ enum Task {
         #[command(subcommand)]
         suite: conformance::Suite,
     },
+    /// Feeds every parser of foreign bytes mutated inputs
+    Fuzz {
+        /// Time for each parser
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Where the inputs come from; chosen and printed when it is not given
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only this parser
+        #[arg(long)]
+        only: Option<String>,
+        /// With cargo-fuzz, a minute each, where it is installed
+        #[arg(long)]
+        coverage: bool,
+    },
     /// Prints where a tool that tests need is, installing it when it is missing
     Tool {
-        /// envoy or kubectl
+        /// envoy, kubectl or h2spec
         name: String,
     },
 }
@@ -77,6 +93,12 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Crds { diff } => crds::run(diff.as_deref()),
         Task::Bench { what } => bench::run(what),
         Task::Conformance { suite } => conformance::run(&suite),
+        Task::Fuzz {
+            seconds,
+            seed,
+            only,
+            coverage,
+        } => fuzz::run(seconds, seed, only.as_deref(), coverage),
         Task::Tool { name } => tools::print(&name),
     }
 }

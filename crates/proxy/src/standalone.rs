@@ -136,6 +136,8 @@ pub fn run_static(config: StaticConfig) -> Result<(), ProxyError> {
             concurrency: config.concurrency,
             mark: config.mark,
             max_connections: boot.max_connections,
+            listener_limits: boot.listener_limits,
+            overload: boot.overload,
         })?;
         let dump = Arc::new(Dump::default());
         dump.set_bootstrap(json);

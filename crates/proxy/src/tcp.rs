@@ -68,6 +68,7 @@ impl Drop for Record {
             upstream_local: self.local,
             attempts: self.attempts,
             log_type: "TcpConnectionEnd",
+            metadata: Some(&self.info.metadata),
             ..StreamInfo::default()
         };
         self.info.describe(&mut info);
@@ -78,12 +79,14 @@ impl Drop for Record {
             info.upstream_host = Some(&host.address);
         }
         let shared = &self.info.worker.shared;
-        shared.logs.record(
-            &self.proxy.access_log,
-            &info,
-            Default::default(),
-            fastrand::u64(..),
-        );
+        let listener = &self.info.listener.config.access_log;
+        for logs in [&self.proxy.access_log, listener] {
+            if !logs.is_empty() {
+                shared
+                    .logs
+                    .record(logs, &info, Default::default(), fastrand::u64(..));
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod gather;
 pub mod http1;
 pub mod http2;
+pub mod keepalive;
 pub mod manager;
 pub mod outlier;
 pub mod output;

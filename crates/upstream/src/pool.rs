@@ -27,6 +27,7 @@ use crate::cluster::{Cluster, Gauge, Host, Transport};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
 use crate::gather::gather;
 use crate::http1::Conn;
+use crate::keepalive::KeepAlive;
 use crate::stream::Stream;
 use crate::tls::peer_identity;
 
@@ -358,8 +359,10 @@ impl Pools {
         host: &Arc<Host>,
         key: Key,
     ) -> Http1Lease {
+        let mut conn = Conn::new(stream);
+        conn.set_proper_case(cluster.config.http.http1.proper_case);
         let pooled = Pooled {
-            conn: Conn::new(stream),
+            conn,
             facts,
             host: Arc::clone(host),
             since: Instant::now(),
@@ -522,11 +525,18 @@ impl Http2Pool {
             driver: RefCell::new(None),
         });
         let weak = Rc::downgrade(&conn);
+        let mut keepalive = KeepAlive::new(connection.ping_pong(), options.keepalive);
         let driver = tokio::task::spawn_local(async move {
-            let driven = std::future::poll_fn(|cx| {
+            let running = std::future::poll_fn(|cx| {
+                if let Some(keepalive) = &mut keepalive
+                    && keepalive.poll_dead(cx).is_ready()
+                {
+                    tracing::debug!("http2 upstream does not answer PINGs");
+                    return std::task::Poll::Ready(Ok(()));
+                }
                 gather.poll_with(cx, |cx| Pin::new(&mut connection).poll(cx))
             });
-            if let Err(error) = driven.await {
+            if let Err(error) = running.await {
                 tracing::debug!(%error, "http2 upstream connection ended");
             }
             if let Some(conn) = weak.upgrade() {

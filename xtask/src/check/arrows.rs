@@ -5,7 +5,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 const PREFIX: &str = "meltemi-";
 
 /// Crate, and the crates of ours that it may use.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("names", &[]),
     ("proto", &[]),
     ("api", &["names"]),
@@ -73,6 +73,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     ("node", &["names", "api", "kube", "capture", "telemetry"]),
     ("sample", &["names", "telemetry"]),
     ("conformance", &["proto"]),
+    ("fuzz", &["proto", "wire", "compile", "filters"]),
     ("e2e", &["*"]),
 ];
 
