@@ -12,6 +12,8 @@ use crate::tools;
 pub(crate) enum Suite {
     /// The same bootstrap and the same steps for the real Envoy and for us
     Envoy(Cases),
+    /// The real h2spec against a plaintext and a TLS listener of ours
+    H2spec,
 }
 
 /// Which cases, and how to run them.
@@ -54,7 +56,24 @@ struct How {
 pub(crate) fn run(suite: &Suite) -> anyhow::Result<()> {
     match suite {
         Suite::Envoy(cases) => envoy(cases),
+        Suite::H2spec => h2spec(),
     }
+}
+
+/// Builds h2spec and runs the test that drives it.
+fn h2spec() -> anyhow::Result<()> {
+    let program = match tools::h2spec() {
+        Ok(program) => std::path::absolute(program)?,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+    let mut command = cargo(&["test", "--quiet", "--package", "meltemi-proxy"]);
+    command
+        .args(["--test", "hostile", "h2spec", "--", "--nocapture"])
+        .env("MELTEMI_TEST_H2SPEC", program);
+    run_command(&mut command)
 }
 
 fn envoy(cases: &Cases) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod conformance;
 mod crds;
+mod fuzz;
 mod process;
 mod soak;
 mod test;
@@ -59,9 +60,24 @@ enum Task {
         #[command(subcommand)]
         what: soak::Soak,
     },
+    /// Feeds every parser of foreign bytes mutated inputs
+    Fuzz {
+        /// Time for each parser
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Where the inputs come from; chosen and printed when it is not given
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only this parser
+        #[arg(long)]
+        only: Option<String>,
+        /// With cargo-fuzz, a minute each, where it is installed
+        #[arg(long)]
+        coverage: bool,
+    },
     /// Prints where a tool that tests need is, installing it when it is missing
     Tool {
-        /// envoy or kubectl
+        /// envoy, kubectl or h2spec
         name: String,
     },
 }
@@ -84,6 +100,12 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Bench { what } => bench::run(what),
         Task::Soak { what } => soak::run_soak(&what),
         Task::Conformance { suite } => conformance::run(&suite),
+        Task::Fuzz {
+            seconds,
+            seed,
+            only,
+            coverage,
+        } => fuzz::run(seconds, seed, only.as_deref(), coverage),
         Task::Tool { name } => tools::print(&name),
     }
 }

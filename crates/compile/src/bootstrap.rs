@@ -7,6 +7,7 @@ use meltemi_traffic::cluster::{Cluster, ClusterKind};
 use meltemi_traffic::discovery::{Reference, Source, StreamSource};
 use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::listener::Listener;
+use meltemi_traffic::overload::OverloadManager;
 use meltemi_traffic::tls::Secret;
 
 use crate::coverage;
@@ -39,6 +40,10 @@ pub struct Boot {
     pub cds: Option<Reference>,
     /// Most downstream connections of the process.
     pub max_connections: Option<u64>,
+    /// Most downstream connections of a listener, by its name.
+    pub listener_limits: Vec<(Str, u64)>,
+    /// What is done under pressure.
+    pub overload: Option<OverloadManager>,
 }
 
 /// Compiles a bootstrap.
@@ -77,6 +82,16 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
     let lds = source("lds_config", dynamic.lds_config.as_ref())?;
     let cds = source("cds_config", dynamic.cds_config.as_ref())?;
     reachable(ads.as_ref(), lds.as_ref(), cds.as_ref(), &clusters).within("dynamic_resources")?;
+    let overload = message
+        .overload_manager
+        .as_ref()
+        .map(crate::overload::overload)
+        .transpose()
+        .within("overload_manager")?
+        .unwrap_or_default();
+    let runtime = runtime(message.layered_runtime.as_ref());
+    let global = runtime.iter().rfind(|(key, _)| key == CONNECTION_LIMIT);
+    let global = global.map(|(_, limit)| *limit);
     let admin = message
         .admin
         .as_ref()
@@ -92,7 +107,12 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
         ads: ads.map(Arc::new),
         lds,
         cds,
-        max_connections: connection_limit(message.layered_runtime.as_ref()),
+        max_connections: match (global, overload.max_connections) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        },
+        listener_limits: listener_limits(&runtime),
+        overload: overload.manager,
     })
 }
 
@@ -153,35 +173,79 @@ fn unique<'n>(field: &str, names: impl Iterator<Item = &'n Str>) -> Compiled<()>
     Ok(())
 }
 
-/// The one runtime key that is enforced; feature flags of other implementations have no meaning here.
-fn connection_limit(runtime: Option<&pb::LayeredRuntime>) -> Option<u64> {
+/// Numbers of the static runtime layers by key, later layers last. Feature flags of other implementations have no
+/// meaning here.
+fn runtime(message: Option<&pb::LayeredRuntime>) -> Vec<(String, u64)> {
     use pb::runtime_layer::LayerSpecifier;
-    let layers = runtime?
-        .layers
-        .iter()
-        .filter_map(|layer| match &layer.layer_specifier {
-            Some(LayerSpecifier::StaticLayer(fields)) => Some(fields),
-            _ => None,
-        });
-    layers
-        .filter_map(|fields| lookup(fields, CONNECTION_LIMIT))
-        .next_back()
+    let mut out = Vec::new();
+    for layer in message.map_or(&[][..], |runtime| &runtime.layers) {
+        if let Some(LayerSpecifier::StaticLayer(fields)) = &layer.layer_specifier {
+            numbers("", fields, &mut out);
+        }
+    }
+    out
 }
 
-fn lookup(fields: &wkt::Struct, key: &str) -> Option<u64> {
+/// Keys may be nested objects, one for each part.
+fn numbers(prefix: &str, fields: &wkt::Struct, out: &mut Vec<(String, u64)>) {
     use wkt::value::Kind;
-    let number = |value: &wkt::Value| match &value.kind {
-        Some(Kind::NumberValue(number)) if *number >= 0.0 => Some(*number as u64),
-        Some(Kind::StringValue(text)) => text.parse().ok(),
-        _ => None,
-    };
-    if let Some(found) = fields.fields.get(key).and_then(number) {
-        return Some(found);
+    for (key, value) in &fields.fields {
+        let key = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match &value.kind {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked"
+            )]
+            Some(Kind::NumberValue(number)) if *number >= 0.0 => out.push((key, *number as u64)),
+            Some(Kind::StringValue(text)) => {
+                out.extend(text.parse().ok().map(|number| (key, number)))
+            }
+            Some(Kind::StructValue(inner)) => numbers(&key, inner, out),
+            _ => {}
+        }
     }
-    // Keys may also be nested objects, one for each part.
-    let (first, rest) = key.split_once('.')?;
-    match &fields.fields.get(first)?.kind {
-        Some(Kind::StructValue(inner)) => lookup(inner, rest),
-        _ => None,
+}
+
+/// The limits of listeners, `envoy.resource_limits.listener.NAME.connection_limit`.
+fn listener_limits(runtime: &[(String, u64)]) -> Vec<(Str, u64)> {
+    let named = runtime.iter().filter_map(|(key, limit)| {
+        let name = key
+            .strip_prefix("envoy.resource_limits.listener.")?
+            .strip_suffix(".connection_limit")?;
+        Some((Str::from(name), *limit))
+    });
+    named.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_limits_come_from_the_runtime_and_the_overload_manager() {
+        let yaml = serde_json::json!({
+            "layered_runtime": { "layers": [
+                { "name": "a", "static_layer": {
+                    "overload": { "global_downstream_max_connections": 9 },
+                    "envoy.resource_limits.listener.in.1.connection_limit": 3 } },
+                { "name": "b", "static_layer": {
+                    "overload.global_downstream_max_connections": "8",
+                    "envoy": { "resource_limits": { "listener": { "out": { "connection_limit": 4 } } } } } }] },
+            "overload_manager": { "resource_monitors": [{ "name": "connections", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                "max_active_downstream_connections": 100 } }] },
+        });
+        let boot = bootstrap(&meltemi_proto::json::parse(&yaml).unwrap()).unwrap();
+        assert_eq!(boot.max_connections, Some(8));
+        assert_eq!(
+            boot.listener_limits,
+            [("in.1".into(), 3), ("out".into(), 4)]
+        );
+        assert_eq!(boot.overload, None);
     }
 }

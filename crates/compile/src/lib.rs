@@ -21,6 +21,7 @@ mod headers;
 mod http_filter;
 mod listener;
 mod network_filter;
+mod overload;
 mod pb;
 mod rate_limit;
 mod rbac;

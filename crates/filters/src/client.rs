@@ -14,6 +14,7 @@ use meltemi_upstream::exchange::{BodyKind, Exchange, Outgoing};
 use meltemi_upstream::outlier::Outcome;
 use meltemi_upstream::pool::ConnectionNeeds;
 use meltemi_wire::http1::Piece;
+use meltemi_wire::http1::case::KeepCase;
 use meltemi_wire::http1::head::HeadLimits;
 use prost::Message;
 
@@ -26,6 +27,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const HEAD_LIMITS: HeadLimits = HeadLimits {
     max_bytes: 80 * 1024,
     max_headers: 100,
+    allow_chunked_length: false,
+    keep_case: KeepCase::No,
 };
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -154,6 +157,7 @@ async fn run(upstreams: &Upstreams, name: &str, call: Call) -> Result<Response, 
         path: &call.path,
         headers: &call.headers,
         body,
+        case: None,
     };
     let mut stream =
         Exchange::start(lease, &outgoing, HEAD_LIMITS).map_err(|_| CallError::Broken)?;

@@ -21,9 +21,10 @@ use meltemi_traffic::listener::Terminal;
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::rbac::{AuthzFacts, Rules};
 use meltemi_traffic::select::RouteFacts;
-use meltemi_wire::http1::Framing;
+use meltemi_wire::http1::case::Casing;
 use meltemi_wire::http1::encode::{self, ResponseBody};
 use meltemi_wire::http1::head::{HeadDecoder, HeadLimits};
+use meltemi_wire::http1::{Framing, Version};
 use prost::{Message, Name};
 use serde_json::{Value, json};
 
@@ -66,6 +67,7 @@ fn decode(count: usize) -> Result<(), Failure> {
     let limits = HeadLimits {
         max_bytes: 60 * 1024,
         max_headers: 100,
+        ..HeadLimits::default()
     };
     let mut decoder = HeadDecoder::default();
     for _ in 0..count {
@@ -130,7 +132,7 @@ fn authorize(count: usize) -> Result<(), Failure> {
         request: Some(&request),
         connection: &connection,
         remote_ip: address.ip(),
-        tls: None,
+        tls: false,
         peer: None,
         metadata: None,
         filter_state: &[],
@@ -232,6 +234,7 @@ fn write(count: usize) -> Result<(), Failure> {
     let limits = HeadLimits {
         max_bytes: 60 * 1024,
         max_headers: 100,
+        ..HeadLimits::default()
     };
     let head = HeadDecoder::default()
         .request(&mut BytesMut::from(REQUEST), &limits)?
@@ -247,9 +250,18 @@ fn write(count: usize) -> Result<(), Failure> {
             host,
             &head.headers,
             Framing::None,
+            Casing::Lower,
         );
         let body = ResponseBody::Length(1024);
-        encode::response(&mut out, http::StatusCode::OK, &head.headers, body, None);
+        encode::response(
+            &mut out,
+            http::StatusCode::OK,
+            &head.headers,
+            body,
+            None,
+            Casing::Lower,
+            Version::Http11,
+        );
         black_box(&out);
     }
     Ok(())

@@ -44,7 +44,7 @@ async fn run(config: AgentConfig) -> Result<(), ProxyError> {
         node: config.identity(),
         concurrency: config.concurrency,
         mark: config.mark,
-        max_connections: None,
+        ..EngineOptions::default()
     })?;
     let dump = Arc::new(Dump::default());
     dump.set_bootstrap(config.bootstrap_json());

@@ -8,8 +8,10 @@ use meltemi_traffic::Str;
 use meltemi_traffic::access::{StreamInfo, Tls};
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::listener::ListenerFilterKind;
+use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::tls::PeerIdentity;
 
+use crate::limit::Slot;
 use crate::listener::{ChainRuntime, ListenerRuntime};
 use crate::worker::Worker;
 
@@ -26,6 +28,11 @@ pub(crate) struct ConnInfo {
     pub direct_remote: SocketAddr,
     /// What the inspectors saw.
     pub inspected: Inspected,
+    /// What listener filters found out; every exchange starts with it.
+    pub metadata: Metadata,
+    /// Places taken at connection limits, for as long as the connection lives.
+    #[allow(dead_code, reason = "held, never read")]
+    pub slots: Vec<Slot>,
     /// TLS, when we terminate it.
     pub tls: Option<TlsFacts>,
     /// The listener.

@@ -13,12 +13,14 @@ use meltemi_traffic::Str;
 use meltemi_traffic::cluster::Cluster;
 use meltemi_traffic::endpoint::Assignment;
 use meltemi_traffic::listener::Listener;
+use meltemi_traffic::overload::OverloadManager;
 use meltemi_traffic::route::RouteTable;
 use meltemi_traffic::tls::Secret;
 use meltemi_upstream::connect::SocketDefaults;
 use tokio::task::JoinSet;
 
 use crate::listener::{ApplyError, BoundAddress};
+use crate::overload::watch_memory;
 use crate::state::{Drain, NodeIdentity, Shared};
 use crate::support::{check_cluster, check_routes};
 use crate::worker;
@@ -37,6 +39,10 @@ pub struct EngineOptions {
     pub mark: Option<u32>,
     /// Most downstream connections of the process.
     pub max_connections: Option<u64>,
+    /// Most downstream connections of a listener, by its name.
+    pub listener_limits: Vec<(Str, u64)>,
+    /// What is done under pressure.
+    pub overload: Option<OverloadManager>,
 }
 
 /// A change of configuration; everything in it takes effect together.
@@ -82,6 +88,7 @@ impl Engine {
         };
         let sockets = SocketDefaults { mark: options.mark };
         let shared = Shared::new(options.node, sockets, concurrency);
+        shared.listeners.limit(&options.listener_limits);
         if let Some(max) = options.max_connections {
             shared.stats.limit_connections(max);
         }
@@ -101,6 +108,9 @@ impl Engine {
         tasks.spawn(Arc::clone(&shared.clusters).maintain());
         let logs = Arc::clone(&shared);
         tasks.spawn(async move { logs.logs.keep_flushed().await });
+        if let Some(manager) = options.overload {
+            tasks.spawn(watch_memory(Arc::clone(&shared.overload), manager));
+        }
         Ok(Self {
             shared,
             workers,

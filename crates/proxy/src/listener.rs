@@ -5,18 +5,18 @@ mod error;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use http::header::HeaderValue;
-use meltemi_capture::socket_options::SocketOptions;
+use meltemi_capture::socket_options::{RawValue, SocketOptions};
 use meltemi_filters::http::Filter;
-use meltemi_traffic::Str;
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, OnDemand, PeerMetadata};
-use meltemi_traffic::listener::{FilterChain, Listener, Terminal};
+use meltemi_traffic::listener::{FilterChain, Listener, NetworkFilterKind, Terminal};
+use meltemi_traffic::{Limit, Str};
 use meltemi_upstream::connect::raw_options;
 use meltemi_upstream::pool::AlpnOffer;
 use meltemi_upstream::tls::{SecretStore, ServerContext};
@@ -25,16 +25,22 @@ use tokio::sync::watch;
 
 pub use error::ApplyError;
 
+use crate::limit::Slots;
 use crate::stats::HttpStats;
 
 /// Accept queue length where nothing is configured.
 const BACKLOG: i32 = 1024;
+/// Numbers of the kernel's interface.
+const IPPROTO_TCP: i32 = 6;
+const TCP_FASTOPEN: i32 = 23;
 
 /// One listener with what its chains need at run time.
 #[derive(Debug)]
 pub(crate) struct ListenerRuntime {
     /// Its configuration.
     pub config: Arc<Listener>,
+    /// Connections at once, when they are limited.
+    pub limit: Option<Arc<Slots>>,
     chains: Vec<Arc<ChainRuntime>>,
     default_chain: Option<Arc<ChainRuntime>>,
 }
@@ -48,6 +54,8 @@ pub(crate) struct ChainRuntime {
     pub network: meltemi_filters::network::Filters,
     /// TLS termination.
     pub tls: Option<ServerContext>,
+    /// Its `connection_limit` filters, with the time before a refused connection closes.
+    pub limits: Vec<(Arc<Slots>, Limit)>,
     /// What its connection manager precomputes.
     pub http: Option<HttpRuntime>,
     /// Replaced or removed: its HTTP connections end after their current exchange.
@@ -85,7 +93,12 @@ pub(crate) struct HttpRuntime {
 
 impl ListenerRuntime {
     /// `old` is the version that this one replaces: chains that did not change are taken over with their connections.
-    fn new(config: Arc<Listener>, secrets: &Arc<SecretStore>, old: Option<&Self>) -> Arc<Self> {
+    fn new(
+        config: Arc<Listener>,
+        secrets: &Arc<SecretStore>,
+        old: Option<&Self>,
+        limit: Option<Arc<Slots>>,
+    ) -> Arc<Self> {
         let known: Vec<&Arc<ChainRuntime>> = old.into_iter().flat_map(Self::all_chains).collect();
         let chain = |config: &Arc<FilterChain>| {
             let same = known.iter().find(|have| {
@@ -102,6 +115,7 @@ impl ListenerRuntime {
         let default_chain = config.default_chain.as_ref().map(chain);
         Arc::new(Self {
             config,
+            limit,
             chains,
             default_chain,
         })
@@ -141,8 +155,18 @@ impl ChainRuntime {
             Terminal::Http(hcm) => Some(HttpRuntime::new(Arc::clone(hcm))),
             _ => None,
         };
+        let limits = config
+            .filters
+            .iter()
+            .filter_map(|filter| match filter.kind {
+                NetworkFilterKind::ConnectionLimit { max, delay, .. } => {
+                    Some((Slots::new(max), delay))
+                }
+                _ => None,
+            });
         Self {
             network: meltemi_filters::network::Filters::new(&config.filters),
+            limits: limits.collect(),
             config,
             tls,
             http,
@@ -267,6 +291,7 @@ impl Table {
 pub(crate) struct Listeners {
     table: ArcSwap<Table>,
     sockets: Mutex<HashMap<Address, Arc<Bound>>>,
+    limits: OnceLock<HashMap<Str, Arc<Slots>>>,
     changed: watch::Sender<u64>,
     workers: usize,
 }
@@ -276,6 +301,7 @@ impl Listeners {
         Self {
             table: ArcSwap::default(),
             sockets: Mutex::default(),
+            limits: OnceLock::new(),
             changed: watch::channel(0).0,
             workers,
         }
@@ -294,6 +320,19 @@ impl Listeners {
     /// Tells when the set of bound addresses changed.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Connections that limits of listeners refused.
+    pub(crate) fn refused(&self) -> u64 {
+        let limits = self.limits.get().into_iter().flat_map(HashMap::values);
+        limits.map(|limit| limit.refused()).sum()
+    }
+
+    /// Sets the most connections of listeners, by their names; once, before there are any.
+    pub(crate) fn limit(&self, limits: &[(Str, u64)]) {
+        let limits = limits.iter();
+        let slots = limits.map(|(name, max)| (name.clone(), Slots::new(*max)));
+        let _ = self.limits.set(slots.collect());
     }
 
     /// Adds, replaces and removes listeners. Sockets of addresses that stay are kept; an address that cannot be
@@ -315,9 +354,13 @@ impl Listeners {
             match ready {
                 Ok(()) => {
                     let before = old.listeners.get(&config.name).map(Arc::as_ref);
+                    let limit = self
+                        .limits
+                        .get()
+                        .and_then(|limits| limits.get(&config.name).cloned());
                     listeners.insert(
                         config.name.clone(),
-                        ListenerRuntime::new(config, secrets, before),
+                        ListenerRuntime::new(config, secrets, before, limit),
                     );
                 }
                 Err(error) => errors.push(error),
@@ -442,10 +485,7 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
             })
         }
         Address::Pipe(path) => {
-            if !path.starts_with('@') {
-                let _ = std::fs::remove_file(path.as_str());
-            }
-            let listener = std::os::unix::net::UnixListener::bind(path.as_str())?;
+            let listener = bind_unix(path)?;
             listener.set_nonblocking(true)?;
             let mut sockets = Vec::with_capacity(workers);
             for _ in 0..workers {
@@ -473,6 +513,19 @@ fn listen_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::Tc
     Ok(socket.into())
 }
 
+/// A path, or with a leading `@` a name in the abstract namespace.
+fn bind_unix(path: &str) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    match path.strip_prefix('@') {
+        Some(name) => UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?),
+        None => {
+            let _ = std::fs::remove_file(path);
+            UnixListener::bind(path)
+        }
+    }
+}
+
 fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<socket2::Socket> {
     let domain = if address.is_ipv4() {
         socket2::Domain::IPV4
@@ -481,11 +534,16 @@ fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<socket2::Socke
     };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    let mut raw = raw_options(&config.options);
+    if let Some(length) = config.fast_open {
+        let length = i32::try_from(length).unwrap_or(i32::MAX);
+        raw.push((IPPROTO_TCP, TCP_FASTOPEN, RawValue::Int(length)));
+    }
     SocketOptions {
         transparent: config.transparent,
         freebind: config.freebind,
         reuse_port: config.reuse_port,
-        raw: raw_options(&config.options),
+        raw,
         ..SocketOptions::default()
     }
     .apply(&socket)?;

@@ -142,6 +142,8 @@ async fn run(
         concurrency: config.concurrency,
         mark: config.mark,
         max_connections: boot.max_connections,
+        listener_limits: std::mem::take(&mut boot.listener_limits),
+        overload: boot.overload.take(),
     })?;
     let dump = Arc::new(Dump::default());
     dump.set_bootstrap(json);

@@ -20,7 +20,9 @@ use tokio::sync::{Notify, watch};
 use crate::discovery::demand::Demand;
 use crate::listener::Listeners;
 use crate::logs::LogSinks;
+use crate::overload::Overload;
 use crate::stats::Stats;
+use crate::worker::Inboxes;
 
 /// Who this proxy is, for statistics, metadata exchange and the admin port.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +99,10 @@ pub(crate) struct Shared {
     pub secrets: Arc<SecretStore>,
     /// Counters.
     pub stats: Stats,
+    /// What is shed under pressure.
+    pub overload: Arc<Overload>,
+    /// Workers, for connections that are spread evenly.
+    pub inboxes: Inboxes,
     /// Access logs.
     pub logs: LogSinks,
     /// Who we are.
@@ -156,6 +162,8 @@ impl Shared {
             routes: Routes::default(),
             secrets,
             stats: Stats::default(),
+            overload: Arc::default(),
+            inboxes: Inboxes::new(concurrency),
             logs: LogSinks::default(),
             istio: Metrics::new(identity.workload.clone(), DEFAULT_MAX_SERIES),
             peers: PeerCache::default(),

@@ -15,8 +15,8 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
         .iter()
         .filter_map(|filter| match filter.kind {
             ListenerFilterKind::OriginalSrc { .. } => Some("listener filter original_src"),
-            ListenerFilterKind::ProxyProtocol { .. } => Some("listener filter proxy_protocol"),
             ListenerFilterKind::OriginalDst
+            | ListenerFilterKind::ProxyProtocol(_)
             | ListenerFilterKind::TlsInspector { .. }
             | ListenerFilterKind::HttpInspector => None,
         });
@@ -98,12 +98,6 @@ fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
 fn terminal(terminal: &Terminal) -> Option<&'static str> {
     match terminal {
         Terminal::Http(manager) if manager.local_reply.is_some() => Some("local_reply_config"),
-        Terminal::Http(manager) if manager.http1.preserve_case || manager.http1.proper_case => {
-            Some("http_protocol_options header_key_format")
-        }
-        Terminal::Http(manager) if manager.http1.allow_chunked_length => {
-            Some("http_protocol_options allow_chunked_length")
-        }
         Terminal::Http(manager) => {
             if let RouteSource::Inline(table) = &manager.routes
                 && let Some(what) = in_routes(table)

@@ -85,12 +85,14 @@ impl Drop for Record {
             info.upstream_host = Some(&host.address);
         }
         let shared = &self.info.worker.shared;
-        shared.logs.record(
-            &self.proxy.access_log,
-            &info,
-            Default::default(),
-            fastrand::u64(..),
-        );
+        let listener = &self.info.listener.config.access_log;
+        for logs in [&self.proxy.access_log, listener] {
+            if !logs.is_empty() {
+                shared
+                    .logs
+                    .record(logs, &info, Default::default(), fastrand::u64(..));
+            }
+        }
     }
 }
 
@@ -102,7 +104,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         clock: Instant::now(),
         flags: ResponseFlags::NONE,
         details: "".into(),
-        metadata: Metadata::default(),
+        metadata: info.metadata.clone(),
         cluster_name: target
             .map(|target| target.cluster.clone())
             .unwrap_or_default(),

@@ -152,6 +152,8 @@ pub struct Http1Options {
     pub refuse_absolute_url: bool,
     /// Names keep their case.
     pub preserve_case: bool,
+    /// Among names that keep their case, new ones are sent as `Proper-Case`.
+    pub preserve_case_new_proper: bool,
     /// Names are sent as `Proper-Case`.
     pub proper_case: bool,
     /// A broken message closes the stream only, when set.
@@ -177,6 +179,12 @@ pub struct Http2Options {
     pub stream_error_on_invalid: Option<bool>,
     /// Largest frame.
     pub max_frame_size: Option<u32>,
+    /// Received frames in a row without payload.
+    pub max_empty_frames: Option<u32>,
+    /// Received PRIORITY frames for each stream.
+    pub max_priority_per_stream: Option<u32>,
+    /// Received WINDOW_UPDATE frames for each DATA frame sent.
+    pub max_window_updates_per_data: Option<u32>,
 }
 
 /// PING settings.

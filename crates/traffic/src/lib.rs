@@ -29,6 +29,7 @@ pub mod matcher;
 pub mod metadata;
 pub mod mutation;
 pub mod outlier;
+pub mod overload;
 pub mod path;
 pub mod ratelimit;
 pub mod rbac;

@@ -33,6 +33,8 @@ pub struct Listener {
     pub reuse_port: bool,
     /// Accept queue length.
     pub backlog: Option<u32>,
+    /// Connections that may send data with their SYN and wait to be accepted (TCP Fast Open).
+    pub fast_open: Option<u32>,
     /// Socket options.
     pub options: Vec<SocketOption>,
     /// Direction, for drain and statistics.
@@ -122,10 +124,7 @@ pub enum ListenerFilterKind {
         mark: u32,
     },
     /// Reads a PROXY protocol header.
-    ProxyProtocol {
-        /// A connection without header goes on.
-        optional: bool,
-    },
+    ProxyProtocol(Arc<ProxyProtocol>),
     /// Looks for a ClientHello.
     TlsInspector {
         /// Bytes read at first.
@@ -135,6 +134,30 @@ pub enum ListenerFilterKind {
     },
     /// Looks for HTTP.
     HttpInspector,
+}
+
+/// What the PROXY protocol filter takes, and what it keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// A connection without header goes on.
+    pub optional: bool,
+    /// Headers of version 1 are not taken for headers.
+    pub refuse_v1: bool,
+    /// Headers of version 2 are not taken for headers.
+    pub refuse_v2: bool,
+    /// Values that become metadata of the connection.
+    pub rules: Vec<TlvRule>,
+}
+
+/// Where the value of a TLV goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlvRule {
+    /// Type of the TLV.
+    pub kind: u8,
+    /// Namespace of the metadata.
+    pub namespace: Str,
+    /// Key in it.
+    pub key: Str,
 }
 
 /// One filter chain.

@@ -16,6 +16,7 @@ pub mod health;
 pub mod host;
 pub mod http1;
 pub mod http2;
+pub mod keepalive;
 pub mod manager;
 pub mod outlier;
 pub mod output;

@@ -31,6 +31,7 @@ use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
 use crate::gather::gather;
 use crate::host::Host;
 use crate::http1::Conn;
+use crate::keepalive::KeepAlive;
 use crate::stream::Stream;
 use crate::tls::peer_identity;
 
@@ -699,8 +700,10 @@ fn pooled(
     cluster: &Cluster,
     host: &Arc<Host>,
 ) -> Box<Pooled> {
+    let mut conn = Conn::new(stream);
+    conn.set_proper_case(cluster.config.http.http1.proper_case);
     Box::new(Pooled {
-        conn: Conn::new(stream),
+        conn,
         facts,
         host: Arc::clone(host),
         since: Instant::now(),
@@ -766,11 +769,18 @@ impl Http2Pool {
             driver: RefCell::new(None),
         });
         let weak = Rc::downgrade(&conn);
+        let mut keepalive = KeepAlive::new(connection.ping_pong(), options.keepalive);
         let driver = tokio::task::spawn_local(async move {
-            let driven = std::future::poll_fn(|cx| {
+            let running = std::future::poll_fn(|cx| {
+                if let Some(keepalive) = &mut keepalive
+                    && keepalive.poll_dead(cx).is_ready()
+                {
+                    tracing::debug!("http2 upstream does not answer PINGs");
+                    return std::task::Poll::Ready(Ok(()));
+                }
                 gather.poll_with(cx, |cx| Pin::new(&mut connection).poll(cx))
             });
-            if let Err(error) = driven.await {
+            if let Err(error) = running.await {
                 tracing::debug!(%error, "http2 upstream connection ended");
             }
             if let Some(conn) = weak.upgrade() {

@@ -5,7 +5,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 const PREFIX: &str = "meltemi-";
 
 /// Crate, and the crates of ours that it may use.
-const ALLOWED: [(&str, &[&str]); 25] = [
+const ALLOWED: [(&str, &[&str]); 26] = [
     ("names", &[]),
     ("proto", &[]),
     ("api", &["names"]),
@@ -74,6 +74,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
     ("node", &["names", "api", "kube", "capture", "telemetry"]),
     ("sample", &["names", "telemetry"]),
     ("conformance", &["proto"]),
+    ("fuzz", &["proto", "wire", "compile", "filters"]),
     ("e2e", &["*"]),
 ];
 

@@ -19,10 +19,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap",
-        effective: "node static_resources dynamic_resources admin layered_runtime default_regex_engine",
+        effective: "node static_resources dynamic_resources admin layered_runtime default_regex_engine overload_manager",
         not_yet: "",
         without_meaning: "cluster_manager stats_config stats_flush_interval stats_flush_on_admin stats_sinks watchdog \
-                    watchdogs overload_manager enable_dispatcher_stats stats_server_version_override \
+                    watchdogs enable_dispatcher_stats stats_server_version_override \
                     use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config bootstrap_extensions \
                     deferred_stat_options default_socket_interface inline_headers application_log_config \
                     grpc_async_client_manager_config memory_allocator_manager node_context_params tracing \
@@ -236,19 +236,18 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.core.v3.Http1ProtocolOptions",
-        effective: "allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers",
+        effective: "allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers \
+                    header_key_format allow_chunked_length",
         not_yet: "override_stream_error_on_invalid_http_message",
         without_meaning: "use_balsa_parser allow_custom_methods",
     },
     Coverage {
         message: "envoy.config.core.v3.Http2ProtocolOptions",
         effective: "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect \
-                    connection_keepalive",
-        not_yet: "hpack_table_size stream_error_on_invalid_http_messaging \
-                    override_stream_error_on_invalid_http_message",
-        without_meaning: "max_outbound_frames max_outbound_control_frames \
-                    max_consecutive_inbound_frames_with_empty_payload max_inbound_priority_frames_per_stream \
-                    max_inbound_window_update_frames_per_data_frame_sent use_oghttp2_codec enable_huffman_encoding \
+                    connection_keepalive hpack_table_size max_consecutive_inbound_frames_with_empty_payload \
+                    max_inbound_priority_frames_per_stream max_inbound_window_update_frames_per_data_frame_sent",
+        not_yet: "stream_error_on_invalid_http_messaging override_stream_error_on_invalid_http_message",
+        without_meaning: "max_outbound_frames max_outbound_control_frames use_oghttp2_codec enable_huffman_encoding \
                     stream_reset_burst stream_reset_rate",
     },
     Coverage {
@@ -402,10 +401,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name address additional_addresses filter_chains use_original_dst default_filter_chain \
                     per_connection_buffer_limit_bytes deprecated_v1 listener_filters listener_filters_timeout \
                     continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction \
-                    enable_reuse_port access_log tcp_backlog_size bind_to_port",
-        not_yet: "drain_type connection_balance_config ignore_global_conn_limit bypass_overload_manager",
-        without_meaning: "stat_prefix stats_matcher metadata reuse_port max_connections_to_accept_per_socket_event \
-                    tcp_fast_open_queue_length",
+                    enable_reuse_port access_log tcp_backlog_size bind_to_port drain_type \
+                    connection_balance_config ignore_global_conn_limit bypass_overload_manager tcp_fast_open_queue_length",
+        not_yet: "",
+        without_meaning: "stat_prefix stats_matcher metadata reuse_port max_connections_to_accept_per_socket_event",
     },
     Coverage {
         message: "envoy.config.listener.v3.Listener.DeprecatedV1",
@@ -436,6 +435,24 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "grpc_service",
         not_yet: "",
         without_meaning: "transport_api_version",
+    },
+    Coverage {
+        message: "envoy.config.overload.v3.OverloadAction",
+        effective: "name triggers",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.overload.v3.OverloadManager",
+        effective: "refresh_interval resource_monitors actions",
+        not_yet: "",
+        without_meaning: "buffer_factory_config",
+    },
+    Coverage {
+        message: "envoy.config.overload.v3.ResourceMonitor",
+        effective: "name typed_config",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.rbac.v3.Policy",
@@ -857,9 +874,21 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
-        effective: "allow_requests_without_proxy_protocol",
+        effective: "rules allow_requests_without_proxy_protocol disallowed_versions",
         not_yet: "",
         without_meaning: "stat_prefix",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.KeyValuePair",
+        effective: "metadata_namespace key value_string_encoding",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule",
+        effective: "tlv_type on_tlv_present",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
@@ -1002,6 +1031,24 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
         effective: "name weight metadata_match",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+        effective: "formatter_type_on_envoy_headers",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        effective: "max_active_downstream_connections",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+        effective: "max_heap_size_bytes",
         not_yet: "",
         without_meaning: "",
     },

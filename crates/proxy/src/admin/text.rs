@@ -65,10 +65,17 @@ pub(super) fn stats(shared: &Shared) -> Stats {
             stats.add(Scope::Process(scope), &format!("{service}.{name}"), value);
         });
     }
+    for (name, active) in shared.overload.active() {
+        let name = format!("envoy.overload_actions.{name}.active");
+        stats.add(Scope::Process("overload"), &name, active);
+    }
     let all = Scope::Listener("all");
     stats.add(all, "downstream_cx_active", shared.stats.active());
     stats.add(all, "downstream_cx_total", shared.stats.total());
     stats.add(all, "downstream_global_cx_overflow", shared.stats.refused());
+    let rejected = shared.overload.rejected.load(Ordering::Relaxed);
+    stats.add(all, "downstream_cx_overload_reject", rejected);
+    stats.add(all, "downstream_cx_overflow", shared.listeners.refused());
     stats.add(all, "no_filter_chain_match", shared.stats.without_chain());
     stats
 }

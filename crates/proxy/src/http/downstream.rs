@@ -2,6 +2,7 @@
 //!
 //! The counterpart of `meltemi_upstream::exchange`: `poll_` functions on `&mut self`, so one task pumps both sides.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use meltemi_upstream::exchange::ResponseLength;
 use meltemi_upstream::http1::{Conn, Http1Error};
 use meltemi_upstream::http2;
 use meltemi_wire::http1::Piece;
+use meltemi_wire::http1::case::HeaderCase;
 use meltemi_wire::http1::encode::ResponseBody;
 
 /// Why the client's side ended early.
@@ -201,6 +203,13 @@ impl Downstream<'_> {
                 side.send = Some(http2::Send::new(send, end));
                 Ok(())
             }
+        }
+    }
+
+    /// The response's names go out as the upstream spelt them.
+    pub(crate) fn set_spelling(&mut self, case: Option<Arc<HeaderCase>>) {
+        if let Self::Http1(side) = self {
+            side.conn.set_spelling(case);
         }
     }
 

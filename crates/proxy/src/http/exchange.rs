@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -71,16 +72,33 @@ impl Context {
 
     /// Responses should end their connections.
     pub(crate) fn is_draining(&self) -> bool {
-        self.worker().shared.drain_state() != Drain::Off || *self.info.chain.retired.borrow()
+        let process =
+            self.drains_with_process() && self.worker().shared.drain_state() != Drain::Off;
+        process || *self.info.chain.retired.borrow()
+    }
+
+    /// False where only changes of the listener drain it (`drain_type: MODIFY_ONLY`).
+    fn drains_with_process(&self) -> bool {
+        !self.info.listener.config.drain_modify_only
+    }
+
+    /// The overload manager wants this connection to end with its present exchange.
+    pub(crate) fn sheds_keepalive(&self) -> bool {
+        self.worker().shared.overload.keepalive.hits()
     }
 
     /// Ready when responses should end their connections: the process drains, or the chain was replaced.
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
         let mut drain = self.worker().shared.drain();
         let mut retired = self.info.chain.retired.subscribe();
+        let from = if self.drains_with_process() {
+            Drain::Graceful
+        } else {
+            Drain::Closing
+        };
         async move {
             tokio::select! {
-                _ = drain.wait_for(|now| *now >= Drain::Graceful) => {}
+                _ = drain.wait_for(|now| *now >= from) => {}
                 _ = retired.wait_for(|retired| *retired) => {}
             }
         }
@@ -114,13 +132,14 @@ pub(crate) enum Ended {
     ClientGone(ClientError),
 }
 
-/// Serves one request. Cancel-safe in the sense that dropping the future still records the exchange.
+/// Serves one request; returns its lifetime when it ended without any response. Cancel-safe in the sense that dropping
+/// the future still records the exchange.
 pub(crate) async fn serve(
     context: &Context,
     request: Request,
     down: &mut Downstream<'_>,
     idle: &mut IdleTimer,
-) {
+) -> Option<Duration> {
     let mut exchange = Exchange::new(context, request);
     idle.set_limit(context.hcm().stream_idle_timeout);
     let ended = match run(&mut exchange, down, idle).await {
@@ -136,6 +155,7 @@ pub(crate) async fn serve(
         }
     }
     exchange.record();
+    exchange.status.is_none().then(|| exchange.elapsed())
 }
 
 fn client_gone(exchange: &mut Exchange, error: &ClientError) {
@@ -164,6 +184,9 @@ async fn run(
     idle: &mut IdleTimer,
 ) -> Result<Ended, Reply> {
     let context = exchange.context.clone();
+    if context.worker().shared.overload.requests.hits() {
+        return Err(Reply::shed());
+    }
     exchange.early = early::process(context.hcm(), context.info(), &mut exchange.request)?;
     if context.runtime().filter_missing {
         return Err(Reply::filter_missing());
@@ -314,7 +337,7 @@ fn route_hash(exchange: &mut Exchange, route: &Route) -> Option<u64> {
 }
 
 /// Answers a request whose head could not be decoded, and records it.
-pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Error) {
+pub(crate) fn refuse(context: &Context, conn: &mut Conn, error: &Http1Error) {
     let (status, details) = match error {
         Http1Error::Head(head) => (head.status(), head.details()),
         Http1Error::Body(_)
@@ -322,12 +345,41 @@ pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Erro
         | Http1Error::LengthMismatch
         | Http1Error::Io(_) => return,
     };
+    let refusal = Refusal {
+        status,
+        details,
+        flags: ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+        body: reason(status),
+    };
+    answer_unread(context, conn, &refusal);
+}
+
+/// Answers a request whose head did not come to its end in time, and records it.
+pub(crate) fn refuse_slow(context: &Context, conn: &mut Conn) {
+    let refusal = Refusal {
+        status: StatusCode::REQUEST_TIMEOUT,
+        details: "request_header_timeout",
+        flags: ResponseFlags::NONE,
+        body: "request header timeout",
+    };
+    answer_unread(context, conn, &refusal);
+}
+
+/// The answer to what never became a request.
+struct Refusal {
+    status: StatusCode,
+    details: &'static str,
+    flags: ResponseFlags,
+    body: &'static str,
+}
+
+fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
     let mut exchange = Exchange::new(context, Request::placeholder());
-    exchange.flags.add(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-    exchange.details = details.into();
-    exchange.status = Some(status);
+    exchange.flags.add(refusal.flags);
+    exchange.details = refusal.details.into();
+    exchange.status = Some(refusal.status);
     exchange.refused = true;
-    let body = Bytes::from(reason(status));
+    let body = Bytes::from_static(refusal.body.as_bytes());
     let mut headers = HeaderMap::new();
     headers.insert(
         http::header::CONTENT_TYPE,
@@ -344,7 +396,7 @@ pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Erro
     exchange.sent = body.len() as u64;
     let sent = down
         .send_head(
-            status,
+            refusal.status,
             &mut headers,
             ResponseLength::Known(body.len() as u64),
             false,

@@ -293,6 +293,8 @@ impl Attempts {
             max_headers: http
                 .max_headers_count
                 .map_or(MAX_RESPONSE_HEADERS, |count| count as usize),
+            allow_chunked_length: http.http1.allow_chunked_length,
+            keep_case: crate::http::keep_case(&http.http1),
         };
         let request = &exchange.request;
         let outgoing = Outgoing {
@@ -302,6 +304,7 @@ impl Attempts {
             path: &request.path,
             headers: &request.headers,
             body: request.body,
+            case: request.case.as_ref(),
         };
         Stream::start(lease, &outgoing, limits).map_err(|error| Failure::Stream {
             error,

@@ -124,7 +124,7 @@ impl Exchange {
             cluster_name: Str::default(),
             host: None,
             upstream: Upstream::default(),
-            metadata: Metadata::default(),
+            metadata: context.info().metadata.clone(),
             filter_state: Vec::new(),
             work: None,
             peer: None,

@@ -184,6 +184,15 @@ impl Reply {
         .header(OVERLOADED, HeaderValue::from_static("true"))
     }
 
+    /// The overload manager takes no requests.
+    pub(crate) fn shed() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "envoy overloaded",
+            "overload",
+        )
+    }
+
     /// The route's timeout.
     pub(crate) fn timeout(details: &'static str) -> Self {
         Self::new(

@@ -1,11 +1,14 @@
 //! A request as the phases see it, whatever protocol brought it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::headers::{Headers, HeadersMut, RequestHead, RequestHeadMut};
 use meltemi_upstream::exchange::BodyKind;
+use meltemi_wire::http1::case::HeaderCase;
 use meltemi_wire::http1::target::{Target, split};
 use meltemi_wire::http1::{Framing, Version, head};
 
@@ -30,6 +33,8 @@ pub(crate) struct Request {
     pub upgrade: bool,
     /// The request-target names scheme and host itself.
     pub absolute: bool,
+    /// How the client spelt the names, where that is kept.
+    pub case: Option<Arc<HeaderCase>>,
 }
 
 impl Request {
@@ -71,6 +76,7 @@ impl Request {
             body,
             upgrade: head.upgrade,
             absolute,
+            case: head.case,
         };
         (request, head.keep_alive)
     }
@@ -110,6 +116,7 @@ impl Request {
             body,
             upgrade: false,
             absolute: false,
+            case: None,
         }
     }
 
@@ -125,6 +132,7 @@ impl Request {
             body: BodyKind::None,
             upgrade: false,
             absolute: false,
+            case: None,
         }
     }
 

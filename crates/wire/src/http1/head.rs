@@ -2,6 +2,8 @@
 //!
 //! Values keep sharing the read buffer; nothing is copied but the method and header names.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
@@ -9,6 +11,7 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 
+use super::case::{HeaderCase, KeepCase};
 use super::{Framing, Version};
 use smallvec::SmallVec;
 
@@ -22,6 +25,10 @@ pub struct HeadLimits {
     pub max_bytes: usize,
     /// Most header lines. Envoy's `max_headers_count` default is 100.
     pub max_headers: usize,
+    /// Content-Length beside Transfer-Encoding is dropped instead of refused (`allow_chunked_length`).
+    pub allow_chunked_length: bool,
+    /// The spelling of names is remembered (`preserve_case`).
+    pub keep_case: KeepCase,
 }
 
 impl Default for HeadLimits {
@@ -29,6 +36,8 @@ impl Default for HeadLimits {
         Self {
             max_bytes: 60 * 1024,
             max_headers: 100,
+            allow_chunked_length: false,
+            keep_case: KeepCase::No,
         }
     }
 }
@@ -106,6 +115,8 @@ pub struct RequestHead {
     pub upgrade: bool,
     /// Bytes that the head occupied on the wire.
     pub wire_len: usize,
+    /// How the names were spelt, when that is asked for.
+    pub case: Option<Arc<HeaderCase>>,
 }
 
 /// A decoded response head.
@@ -123,6 +134,8 @@ pub struct ResponseHead {
     pub keep_alive: bool,
     /// Bytes that the head occupied on the wire.
     pub wire_len: usize,
+    /// How the names were spelt, when that is asked for.
+    pub case: Option<Arc<HeaderCase>>,
 }
 
 /// Remembers how much of an incomplete head was already looked at, so that a peer that sends one byte at a time
@@ -175,7 +188,8 @@ impl HeadDecoder {
         if !target.bytes(&head).iter().all(u8::is_ascii_graphic) {
             return Err(HeadError::Malformed);
         }
-        let (headers, facts) = collect(&head, &lines, true)?;
+        let (mut headers, mut facts) = collect(&head, &lines, true)?;
+        facts.settle(&mut headers, limits);
         let framing = facts.request_framing(version)?;
         Ok(Some(RequestHead {
             keep_alive: facts.keep_alive(version),
@@ -187,6 +201,7 @@ impl HeadDecoder {
             headers,
             framing,
             wire_len: len,
+            case: case(&head, &lines, limits),
         }))
     }
 
@@ -228,7 +243,8 @@ impl HeadDecoder {
         };
         self.scanned = 0;
         let head = take_head(buf, len, limits)?;
-        let (headers, facts) = collect(&head, &lines, false)?;
+        let (mut headers, mut facts) = collect(&head, &lines, false)?;
+        facts.settle(&mut headers, limits);
         let framing = facts.response_framing(status, method)?;
         let keep_alive = facts.keep_alive(version) && framing != Framing::UntilClose;
         Ok(Some(ResponseHead {
@@ -238,6 +254,7 @@ impl HeadDecoder {
             framing,
             keep_alive,
             wire_len: len,
+            case: case(&head, &lines, limits),
         }))
     }
 
@@ -356,6 +373,14 @@ fn take_head(buf: &mut BytesMut, len: usize, limits: &HeadLimits) -> Result<Byte
     }
 }
 
+fn case(head: &Bytes, lines: &[Line], limits: &HeadLimits) -> Option<Arc<HeaderCase>> {
+    if limits.keep_case == KeepCase::No {
+        return None;
+    }
+    let names = lines.iter().map(|line| line.name.slice(head));
+    Some(Arc::new(HeaderCase::new(names, limits.keep_case)))
+}
+
 /// What the framing headers say, gathered while the lines are copied into the map.
 #[derive(Default)]
 struct Facts {
@@ -395,6 +420,13 @@ fn collect(head: &Bytes, lines: &[Line], request: bool) -> Result<(HeaderMap, Fa
 }
 
 impl Facts {
+    /// Takes Content-Length away where Transfer-Encoding is allowed to win (RFC 9112 §6.3).
+    fn settle(&mut self, headers: &mut HeaderMap, limits: &HeadLimits) {
+        if limits.allow_chunked_length && self.chunked && self.length.take().is_some() {
+            headers.remove(CONTENT_LENGTH);
+        }
+    }
+
     fn content_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
         if self.length.is_some()
             || value.is_empty()

@@ -325,7 +325,9 @@ pub(super) fn send_head(
         mut headers,
         body,
         tunnel,
+        case,
     } = start;
+    down.set_spelling(case);
     let bodyless =
         exchange.request.method == http::Method::HEAD || status == StatusCode::NOT_MODIFIED;
     let length = match content_length(&headers) {
