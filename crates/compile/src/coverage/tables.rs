@@ -276,16 +276,16 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "mode",
     },
     Coverage {
-        message: "envoy.config.core.v3.RetryPolicy",
-        effective: "retry_back_off num_retries",
-        not_yet: "",
-        without_meaning: "retry_on retry_priority retry_host_predicate host_selection_retry_max_attempts",
-    },
-    Coverage {
         message: "envoy.config.core.v3.ProxyProtocolConfig",
         effective: "version added_tlvs",
         not_yet: "",
         without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.RetryPolicy",
+        effective: "retry_back_off num_retries",
+        not_yet: "",
+        without_meaning: "retry_on retry_priority retry_host_predicate host_selection_retry_max_attempts",
     },
     Coverage {
         message: "envoy.config.core.v3.SocketAddress",
@@ -431,12 +431,6 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
-        message: "envoy.config.ratelimit.v3.RateLimitServiceConfig",
-        effective: "grpc_service",
-        not_yet: "",
-        without_meaning: "transport_api_version",
-    },
-    Coverage {
         message: "envoy.config.overload.v3.OverloadAction",
         effective: "name triggers",
         not_yet: "",
@@ -453,6 +447,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name typed_config",
         not_yet: "",
         without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.ratelimit.v3.RateLimitServiceConfig",
+        effective: "grpc_service",
+        not_yet: "",
+        without_meaning: "transport_api_version",
     },
     Coverage {
         message: "envoy.config.rbac.v3.Policy",
@@ -811,20 +811,6 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "max_dynamic_descriptors",
     },
     Coverage {
-        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
-        effective: "domain stage request_type timeout failure_mode_deny rate_limited_as_resource_exhausted \
-                    rate_limit_service enable_x_ratelimit_headers disable_x_envoy_ratelimited_header \
-                    rate_limited_status response_headers_to_add status_on_error rate_limits",
-        not_yet: "",
-        without_meaning: "stat_prefix",
-    },
-    Coverage {
-        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
-        effective: "vh_rate_limits domain rate_limits",
-        not_yet: "",
-        without_meaning: "",
-    },
-    Coverage {
         message: "envoy.extensions.filters.http.on_demand.v3.OnDemand",
         effective: "odcds",
         not_yet: "",
@@ -839,6 +825,20 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig",
         effective: "odcds",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+        effective: "domain stage request_type timeout failure_mode_deny rate_limited_as_resource_exhausted \
+                    rate_limit_service enable_x_ratelimit_headers disable_x_envoy_ratelimited_header \
+                    rate_limited_status response_headers_to_add status_on_error rate_limits",
+        not_yet: "",
+        without_meaning: "stat_prefix",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
+        effective: "vh_rate_limits domain rate_limits",
         not_yet: "",
         without_meaning: "",
     },
