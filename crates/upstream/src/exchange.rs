@@ -3,7 +3,6 @@
 //! All progress is made by `poll_` functions on `&mut self`, so the driver in `proxy` can pump both directions
 //! in one task. Dropping an exchange before its end closes the HTTP/1 connection or resets the HTTP/2 stream.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,7 +10,6 @@ use h2::Reason;
 use h2::client::ResponseFuture;
 use http::header::HeaderMap;
 use http::{Method, StatusCode, Uri};
-use meltemi_wire::http1::case::HeaderCase;
 use meltemi_wire::http1::head::HeadLimits;
 use meltemi_wire::http1::{Framing, Piece, Version};
 
@@ -48,8 +46,6 @@ pub struct Outgoing<'a> {
     pub headers: &'a HeaderMap,
     /// The body.
     pub body: BodyKind,
-    /// How the client spelt the names, where that is kept.
-    pub case: Option<&'a Arc<HeaderCase>>,
 }
 
 /// A response head.
@@ -63,8 +59,6 @@ pub struct ResponseStart {
     pub body: ResponseLength,
     /// The connection switched to raw bytes.
     pub tunnel: bool,
-    /// How the upstream spelt the names, where that is kept.
-    pub case: Option<Arc<HeaderCase>>,
 }
 
 /// What is known of a response body's length.
@@ -137,6 +131,18 @@ impl From<h2::Error> for StreamError {
     }
 }
 
+/// Methods whose requests have no body.
+fn is_bodiless(method: &Method) -> bool {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::DELETE,
+        Method::TRACE,
+        Method::CONNECT,
+    ]
+    .contains(method)
+}
+
 /// A running exchange.
 #[derive(Debug)]
 pub struct Exchange(Kind);
@@ -174,9 +180,9 @@ impl Exchange {
         match lease {
             Lease::Http1(mut lease) => {
                 let framing = match request.body {
-                    BodyKind::None if announces_nothing(request.method) => Framing::None,
-                    BodyKind::None => Framing::Length(0),
-                    BodyKind::Tunnel => Framing::None,
+                    // A method that should have a body says that there is none.
+                    BodyKind::None if !is_bodiless(request.method) => Framing::Length(0),
+                    BodyKind::None | BodyKind::Tunnel => Framing::None,
                     BodyKind::Length(length) => Framing::Length(length),
                     BodyKind::Stream => Framing::Chunked,
                 };
@@ -185,7 +191,6 @@ impl Exchange {
                 } else {
                     request.path
                 };
-                lease.conn().set_spelling(request.case.cloned());
                 lease.conn().send_request(
                     request.method,
                     target,
@@ -264,7 +269,6 @@ impl Exchange {
                     headers: head.headers,
                     body,
                     tunnel,
-                    case: head.case,
                 }))
             }
             Kind::Http2(stream) => stream.poll_response(cx),
@@ -387,7 +391,6 @@ impl Http2Exchange {
                 headers: head.headers,
                 body,
                 tunnel: false,
-                case: None,
             }));
         }
         let response = ready!(std::pin::Pin::new(future).poll(cx))?;
@@ -404,17 +407,8 @@ impl Http2Exchange {
             headers: head.headers,
             body: length,
             tunnel: false,
-            case: None,
         }))
     }
-}
-
-/// Requests of these methods have no body unless one is announced; others say that theirs is empty.
-fn announces_nothing(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
-    )
 }
 
 fn http2_head(request: &Outgoing<'_>) -> Result<http::Request<()>, StreamError> {

@@ -7,8 +7,7 @@ use bytes::{BufMut, BytesMut};
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
-use super::case::Casing;
-use super::{Framing, Version};
+use super::Framing;
 
 /// Longest chunk-size line that [`chunk_size`] writes: sixteen hex digits and CRLF.
 pub const MAX_CHUNK_SIZE_LINE: usize = 18;
@@ -22,19 +21,19 @@ pub fn request(
     host: &[u8],
     headers: &HeaderMap,
     framing: Framing,
-    case: Casing<'_>,
 ) {
     dst.reserve(64 + target.len() + host.len() + headers.len() * 48);
     dst.put_slice(method.as_str().as_bytes());
     dst.put_u8(b' ');
     dst.put_slice(target);
-    dst.put_slice(b" HTTP/1.1\r\n");
-    line(dst, "host", host, case);
-    lines(dst, headers, case);
+    dst.put_slice(b" HTTP/1.1\r\nhost: ");
+    dst.put_slice(host);
+    dst.put_slice(b"\r\n");
+    lines(dst, headers);
     match framing {
         Framing::None => {}
-        Framing::Length(length) => content_length(dst, length, case),
-        Framing::Chunked | Framing::UntilClose => line(dst, "transfer-encoding", b"chunked", case),
+        Framing::Length(length) => content_length(dst, length),
+        Framing::Chunked | Framing::UntilClose => dst.put_slice(b"transfer-encoding: chunked\r\n"),
     }
     dst.put_slice(b"\r\n");
 }
@@ -57,30 +56,27 @@ pub fn response(
     headers: &HeaderMap,
     body: ResponseBody,
     connection: Option<&str>,
-    case: Casing<'_>,
-    version: Version,
 ) {
     dst.reserve(64 + headers.len() * 48);
-    if status == StatusCode::OK && version == Version::Http11 {
+    if status == StatusCode::OK {
         dst.put_slice(b"HTTP/1.1 200 OK\r\n");
     } else {
-        dst.put_slice(match version {
-            Version::Http10 => b"HTTP/1.0 ",
-            Version::Http11 => b"HTTP/1.1 ",
-        });
+        dst.put_slice(b"HTTP/1.1 ");
         dst.put_slice(status.as_str().as_bytes());
         dst.put_u8(b' ');
         dst.put_slice(reason(status).as_bytes());
         dst.put_slice(b"\r\n");
     }
-    lines(dst, headers, case);
+    lines(dst, headers);
     match body {
-        ResponseBody::Length(length) => content_length(dst, length, case),
-        ResponseBody::Chunked => line(dst, "transfer-encoding", b"chunked", case),
+        ResponseBody::Length(length) => content_length(dst, length),
+        ResponseBody::Chunked => dst.put_slice(b"transfer-encoding: chunked\r\n"),
         ResponseBody::Unannounced => {}
     }
     if let Some(connection) = connection {
-        line(dst, "connection", connection.as_bytes(), case);
+        dst.put_slice(b"connection: ");
+        dst.put_slice(connection.as_bytes());
+        dst.put_slice(b"\r\n");
     }
     dst.put_slice(b"\r\n");
 }
@@ -108,28 +104,23 @@ pub fn chunk_size(dst: &mut BytesMut, size: usize) {
 pub fn last_chunk(dst: &mut BytesMut, trailers: Option<&HeaderMap>) {
     dst.put_slice(b"0\r\n");
     if let Some(trailers) = trailers {
-        lines(dst, trailers, Casing::Lower);
+        lines(dst, trailers);
     }
     dst.put_slice(b"\r\n");
 }
 
-fn lines(dst: &mut BytesMut, headers: &HeaderMap, case: Casing<'_>) {
+fn lines(dst: &mut BytesMut, headers: &HeaderMap) {
     for (name, value) in headers {
-        line(dst, name.as_str(), value.as_bytes(), case);
+        dst.reserve(name.as_str().len() + value.len() + 4);
+        dst.put_slice(name.as_str().as_bytes());
+        dst.put_slice(b": ");
+        dst.put_slice(value.as_bytes());
+        dst.put_slice(b"\r\n");
     }
 }
 
-fn line(dst: &mut BytesMut, name: &str, value: &[u8], case: Casing<'_>) {
-    dst.reserve(name.len() + value.len() + 4);
-    case.write(dst, name);
-    dst.put_slice(b": ");
-    dst.put_slice(value);
-    dst.put_slice(b"\r\n");
-}
-
-fn content_length(dst: &mut BytesMut, length: u64, case: Casing<'_>) {
-    case.write(dst, "content-length");
-    dst.put_slice(b": ");
+fn content_length(dst: &mut BytesMut, length: u64) {
+    dst.put_slice(b"content-length: ");
     decimal(dst, length);
     dst.put_slice(b"\r\n");
 }

@@ -80,7 +80,6 @@ fn copy_of(request: &Request, mirror: &Mirror) -> Request {
         body: request.body,
         upgrade: false,
         absolute: false,
-        case: request.case.clone(),
     }
 }
 
@@ -116,14 +115,13 @@ async fn send(
         path: &request.path,
         headers: &request.headers,
         body: request.body,
-        case: request.case.as_ref(),
     };
     let mut stream = Stream::start(
         lease,
         &outgoing,
         HeadLimits {
             max_bytes: 80 * 1024,
-            ..HeadLimits::default()
+            max_headers: 100,
         },
     )
     .ok()?;
