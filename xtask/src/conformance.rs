@@ -12,21 +12,8 @@ use crate::tools;
 pub(crate) enum Suite {
     /// The same bootstrap and the same steps for the real Envoy and for us
     Envoy(Cases),
-    /// Generated pairs of configuration and request, in the real Envoy and in ours
-    Generated(Generated),
-}
-
-/// Which pairs.
-#[derive(Args)]
-pub(crate) struct Generated {
-    /// Where the numbers start; any when absent
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Pairs of configuration and request
-    #[arg(long, default_value_t = 10_000)]
-    count: usize,
-    #[command(flatten)]
-    how: How,
+    /// The real h2spec against a plaintext and a TLS listener of ours
+    H2spec,
 }
 
 /// Which cases, and how to run them.
@@ -69,12 +56,28 @@ struct How {
 pub(crate) fn run(suite: &Suite) -> anyhow::Result<()> {
     match suite {
         Suite::Envoy(cases) => envoy(cases),
-        Suite::Generated(pairs) => generated(pairs),
+        Suite::H2spec => h2spec(),
     }
 }
 
+/// Builds h2spec and runs the test that drives it.
+fn h2spec() -> anyhow::Result<()> {
+    let program = match tools::h2spec() {
+        Ok(program) => std::path::absolute(program)?,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+    let mut command = cargo(&["test", "--quiet", "--package", "meltemi-proxy"]);
+    command
+        .args(["--test", "hostile", "h2spec", "--", "--nocapture"])
+        .env("MELTEMI_TEST_H2SPEC", program);
+    run_command(&mut command)
+}
+
 fn envoy(cases: &Cases) -> anyhow::Result<()> {
-    let mut arguments = vec!["envoy".to_owned()];
+    let mut arguments: Vec<String> = Vec::new();
     arguments.extend(
         cases
             .directories
@@ -87,20 +90,6 @@ fn envoy(cases: &Cases) -> anyhow::Result<()> {
         arguments.extend(["--area".to_owned(), area.clone()]);
     }
     runner(&arguments, &cases.how)
-}
-
-fn generated(pairs: &Generated) -> anyhow::Result<()> {
-    let reproductions = crate::target().join("conformance");
-    let mut arguments = vec!["generated".to_owned()];
-    arguments.extend(["--count".to_owned(), pairs.count.to_string()]);
-    arguments.extend([
-        "--reproductions".to_owned(),
-        reproductions.display().to_string(),
-    ]);
-    if let Some(seed) = pairs.seed {
-        arguments.extend(["--seed".to_owned(), seed.to_string()]);
-    }
-    runner(&arguments, &pairs.how)
 }
 
 /// Builds what is needed and runs the runner.

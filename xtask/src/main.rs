@@ -5,7 +5,9 @@ mod bench;
 mod check;
 mod conformance;
 mod crds;
+mod fuzz;
 mod process;
+mod soak;
 mod test;
 mod tools;
 
@@ -53,9 +55,29 @@ enum Task {
         #[command(subcommand)]
         suite: conformance::Suite,
     },
+    /// Puts load on something over a long time
+    Soak {
+        #[command(subcommand)]
+        what: soak::Soak,
+    },
+    /// Feeds every parser of foreign bytes mutated inputs
+    Fuzz {
+        /// Time for each parser
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Where the inputs come from; chosen and printed when it is not given
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only this parser
+        #[arg(long)]
+        only: Option<String>,
+        /// With cargo-fuzz, a minute each, where it is installed
+        #[arg(long)]
+        coverage: bool,
+    },
     /// Prints where a tool that tests need is, installing it when it is missing
     Tool {
-        /// envoy or kubectl
+        /// envoy, kubectl or h2spec
         name: String,
     },
 }
@@ -76,7 +98,14 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { only } => test::run(only.as_deref()),
         Task::Crds { diff } => crds::run(diff.as_deref()),
         Task::Bench { what } => bench::run(what),
+        Task::Soak { what } => soak::run_soak(&what),
         Task::Conformance { suite } => conformance::run(&suite),
+        Task::Fuzz {
+            seconds,
+            seed,
+            only,
+            coverage,
+        } => fuzz::run(seconds, seed, only.as_deref(), coverage),
         Task::Tool { name } => tools::print(&name),
     }
 }
@@ -89,6 +118,20 @@ fn target() -> PathBuf {
 /// The release build of the product.
 fn binary() -> PathBuf {
     target().join("release/meltemi")
+}
+
+/// The program that was asked for, or else the release build, made now.
+fn program(given: Option<&std::path::Path>) -> anyhow::Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(std::path::absolute(given)?);
+    }
+    process::run(&mut process::cargo(&[
+        "build",
+        "--release",
+        "-p",
+        "meltemi-cli",
+    ]))?;
+    Ok(binary())
 }
 
 /// The project's root directory.

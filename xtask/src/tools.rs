@@ -14,6 +14,9 @@ const KUBECTL_MINOR: u32 = 32;
 /// Module version that is built when no kubectl is at hand.
 const KUBECTL_MODULE: &str = "v0.34.1";
 
+/// The HTTP/2 conformance tool.
+const H2SPEC_MODULE: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1";
+
 /// A tool, or the reason why it cannot be had.
 pub(crate) type Tool = Result<PathBuf, String>;
 
@@ -22,7 +25,8 @@ pub(crate) fn print(name: &str) -> anyhow::Result<()> {
     let tool = match name {
         "envoy" => envoy(),
         "kubectl" => kubectl(),
-        _ => anyhow::bail!("no tool {name:?}; there are envoy and kubectl"),
+        "h2spec" => h2spec(),
+        _ => anyhow::bail!("no tool {name:?}; there are envoy, kubectl and h2spec"),
     };
     println!("{}", tool.map_err(anyhow::Error::msg)?.display());
     Ok(())
@@ -95,6 +99,23 @@ pub(crate) fn kubectl() -> Tool {
         return which("kubectl").ok_or_else(|| "kubectl: not on PATH".to_owned());
     }
     build_kubectl().map_err(|error| format!("kubectl: {error:#}"))
+}
+
+/// h2spec, built from its Go module.
+pub(crate) fn h2spec() -> Tool {
+    let home = crate::target().join("tools");
+    let binary = home.join("h2spec");
+    let install = || -> anyhow::Result<PathBuf> {
+        if !binary.exists() {
+            println!("building h2spec from the Go module {H2SPEC_MODULE}");
+            std::fs::create_dir_all(&home)?;
+            run(Command::new("go")
+                .args(["install", H2SPEC_MODULE])
+                .env("GOBIN", std::path::absolute(&home)?))?;
+        }
+        Ok(binary.clone())
+    };
+    install().map_err(|error| format!("h2spec: {error:#}"))
 }
 
 fn is_new_enough(minor: &str) -> bool {

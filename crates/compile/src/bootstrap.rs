@@ -1,18 +1,20 @@
 //! Bootstrap files: static resources, where dynamic ones come from, the admin port, the node.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use meltemi_traffic::cluster::Cluster;
+use meltemi_traffic::Str;
+use meltemi_traffic::cluster::{Cluster, ClusterKind};
+use meltemi_traffic::discovery::{Reference, Source, StreamSource};
 use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::listener::Listener;
+use meltemi_traffic::overload::OverloadManager;
 use meltemi_traffic::tls::Secret;
-use meltemi_traffic::{Limit, Str};
 
 use crate::coverage;
 use crate::pb::{bootstrap as pb, core, wkt};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
-use crate::values::{address, limit};
+use crate::source::{collection, stream};
+use crate::values::address;
 
 /// Runtime key of the process-wide connection limit.
 const CONNECTION_LIMIT: &str = "overload.global_downstream_max_connections";
@@ -31,37 +33,17 @@ pub struct Boot {
     /// Static secrets.
     pub secrets: Vec<Arc<Secret>>,
     /// The aggregated stream, when there is one.
-    pub ads: Option<AdsConfig>,
+    pub ads: Option<Arc<StreamSource>>,
     /// Where listeners come from.
-    pub lds: Option<Source>,
+    pub lds: Option<Reference>,
     /// Where clusters come from.
-    pub cds: Option<Source>,
+    pub cds: Option<Reference>,
     /// Most downstream connections of the process.
     pub max_connections: Option<u64>,
-}
-
-/// A discovery stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdsConfig {
-    /// Only changes are sent.
-    pub delta: bool,
-    /// Cluster of the server.
-    pub cluster: Str,
-    /// The node is sent only once.
-    pub node_once: bool,
-    /// Headers of the stream.
-    pub initial_metadata: Vec<(Str, Str)>,
-}
-
-/// Where resources of a kind come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The aggregated stream; time to wait for the first answer, `None` for ever.
-    Ads(Limit),
-    /// A stream of their own.
-    Stream(AdsConfig, Limit),
-    /// A file that is watched.
-    File(Str),
+    /// Most downstream connections of a listener, by its name.
+    pub listener_limits: Vec<(Str, u64)>,
+    /// What is done under pressure.
+    pub overload: Option<OverloadManager>,
 }
 
 /// Compiles a bootstrap.
@@ -89,13 +71,27 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
     let ads = dynamic
         .ads_config
         .as_ref()
-        .map(|config| stream(config).within("dynamic_resources.ads_config"));
+        .map(|config| stream(config).within("dynamic_resources.ads_config"))
+        .transpose()?;
     let source = |field: &str, config: Option<&core::ConfigSource>| {
         config
-            .map(|config| source(config).within(field))
+            .map(|config| collection(config).within(field))
             .transpose()
             .within("dynamic_resources")
     };
+    let lds = source("lds_config", dynamic.lds_config.as_ref())?;
+    let cds = source("cds_config", dynamic.cds_config.as_ref())?;
+    reachable(ads.as_ref(), lds.as_ref(), cds.as_ref(), &clusters).within("dynamic_resources")?;
+    let overload = message
+        .overload_manager
+        .as_ref()
+        .map(crate::overload::overload)
+        .transpose()
+        .within("overload_manager")?
+        .unwrap_or_default();
+    let runtime = runtime(message.layered_runtime.as_ref());
+    let global = runtime.iter().rfind(|(key, _)| key == CONNECTION_LIMIT);
+    let global = global.map(|(_, limit)| *limit);
     let admin = message
         .admin
         .as_ref()
@@ -108,11 +104,63 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
         listeners,
         clusters,
         secrets: each("secrets", &fixed.secrets, crate::secret).within(within)?,
-        ads: ads.transpose()?,
-        lds: source("lds_config", dynamic.lds_config.as_ref())?,
-        cds: source("cds_config", dynamic.cds_config.as_ref())?,
-        max_connections: connection_limit(message.layered_runtime.as_ref()),
+        ads: ads.map(Arc::new),
+        lds,
+        cds,
+        max_connections: match (global, overload.max_connections) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        },
+        listener_limits: listener_limits(&runtime),
+        overload: overload.manager,
     })
+}
+
+/// Every collection has a server that can be reached before anything is discovered.
+fn reachable(
+    ads: Option<&StreamSource>,
+    lds: Option<&Reference>,
+    cds: Option<&Reference>,
+    clusters: &[Arc<Cluster>],
+) -> Compiled<()> {
+    for (field, stream) in [
+        ("ads_config", ads),
+        ("lds_config", stream_of(lds)),
+        ("cds_config", stream_of(cds)),
+    ] {
+        served(stream, clusters).within(field)?;
+    }
+    let wants_ads =
+        |reference: Option<&Reference>| reference.is_some_and(|of| of.source == Source::Ads);
+    if ads.is_none() && (wants_ads(lds) || wants_ads(cds)) {
+        return refuse_field(
+            "ads_config",
+            "is required for resources of the aggregated stream",
+        );
+    }
+    Ok(())
+}
+
+fn stream_of(reference: Option<&Reference>) -> Option<&StreamSource> {
+    match &reference?.source {
+        Source::Stream(stream) => Some(stream),
+        _ => None,
+    }
+}
+
+/// A discovery server must be reachable before anything is discovered.
+fn served(stream: Option<&StreamSource>, clusters: &[Arc<Cluster>]) -> Compiled<()> {
+    let Some(stream) = stream else { return Ok(()) };
+    let found = clusters
+        .iter()
+        .find(|cluster| cluster.name == stream.cluster);
+    match found.map(|cluster| &cluster.kind) {
+        Some(ClusterKind::Eds(_)) | None => refuse(format!(
+            "cluster {} is no static cluster with endpoints of its own",
+            stream.cluster
+        )),
+        Some(_) => Ok(()),
+    }
 }
 
 fn unique<'n>(field: &str, names: impl Iterator<Item = &'n Str>) -> Compiled<()> {
@@ -125,81 +173,79 @@ fn unique<'n>(field: &str, names: impl Iterator<Item = &'n Str>) -> Compiled<()>
     Ok(())
 }
 
-fn stream(message: &core::ApiConfigSource) -> Compiled<AdsConfig> {
-    use core::api_config_source::ApiType;
-    let delta = match message.api_type() {
-        ApiType::Grpc | ApiType::AggregatedGrpc => false,
-        ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => true,
-        _ => return refuse_field("api_type", "only GRPC and DELTA_GRPC are supported"),
-    };
-    let [service] = message.grpc_services.as_slice() else {
-        return refuse_field("grpc_services", "needs exactly one");
-    };
-    let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier
-    else {
-        return refuse_field("grpc_services[0]", "must name a cluster by envoy_grpc");
-    };
-    let pairs = service.initial_metadata.iter();
-    Ok(AdsConfig {
-        delta,
-        cluster: target.cluster_name.as_str().into(),
-        node_once: message.set_node_on_first_message_only,
-        initial_metadata: pairs
-            .map(|pair| (pair.key.as_str().into(), pair.value.as_str().into()))
-            .collect(),
-    })
-}
-
-fn source(message: &core::ConfigSource) -> Compiled<Source> {
-    use core::config_source::ConfigSourceSpecifier as By;
-    let default = Some(Duration::from_secs(15));
-    let wait = limit(
-        "initial_fetch_timeout",
-        message.initial_fetch_timeout.as_ref(),
-        default,
-    )?;
-    #[expect(deprecated, reason = "the old form is still sent")]
-    match &message.config_source_specifier {
-        Some(By::Ads(_)) => Ok(Source::Ads(wait)),
-        Some(By::ApiConfigSource(config)) => Ok(Source::Stream(
-            stream(config).within("api_config_source")?,
-            wait,
-        )),
-        Some(By::PathConfigSource(file)) => Ok(Source::File(file.path.as_str().into())),
-        Some(By::Path(path)) => Ok(Source::File(path.as_str().into())),
-        _ => refuse("this source is not supported"),
-    }
-}
-
-/// The one runtime key that is enforced; feature flags of other implementations have no meaning here.
-fn connection_limit(runtime: Option<&pb::LayeredRuntime>) -> Option<u64> {
+/// Numbers of the static runtime layers by key, later layers last. Feature flags of other implementations have no
+/// meaning here.
+fn runtime(message: Option<&pb::LayeredRuntime>) -> Vec<(String, u64)> {
     use pb::runtime_layer::LayerSpecifier;
-    let layers = runtime?
-        .layers
-        .iter()
-        .filter_map(|layer| match &layer.layer_specifier {
-            Some(LayerSpecifier::StaticLayer(fields)) => Some(fields),
-            _ => None,
-        });
-    layers
-        .filter_map(|fields| lookup(fields, CONNECTION_LIMIT))
-        .next_back()
+    let mut out = Vec::new();
+    for layer in message.map_or(&[][..], |runtime| &runtime.layers) {
+        if let Some(LayerSpecifier::StaticLayer(fields)) = &layer.layer_specifier {
+            numbers("", fields, &mut out);
+        }
+    }
+    out
 }
 
-fn lookup(fields: &wkt::Struct, key: &str) -> Option<u64> {
+/// Keys may be nested objects, one for each part.
+fn numbers(prefix: &str, fields: &wkt::Struct, out: &mut Vec<(String, u64)>) {
     use wkt::value::Kind;
-    let number = |value: &wkt::Value| match &value.kind {
-        Some(Kind::NumberValue(number)) if *number >= 0.0 => Some(*number as u64),
-        Some(Kind::StringValue(text)) => text.parse().ok(),
-        _ => None,
-    };
-    if let Some(found) = fields.fields.get(key).and_then(number) {
-        return Some(found);
+    for (key, value) in &fields.fields {
+        let key = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match &value.kind {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked"
+            )]
+            Some(Kind::NumberValue(number)) if *number >= 0.0 => out.push((key, *number as u64)),
+            Some(Kind::StringValue(text)) => {
+                out.extend(text.parse().ok().map(|number| (key, number)))
+            }
+            Some(Kind::StructValue(inner)) => numbers(&key, inner, out),
+            _ => {}
+        }
     }
-    // Keys may also be nested objects, one for each part.
-    let (first, rest) = key.split_once('.')?;
-    match &fields.fields.get(first)?.kind {
-        Some(Kind::StructValue(inner)) => lookup(inner, rest),
-        _ => None,
+}
+
+/// The limits of listeners, `envoy.resource_limits.listener.NAME.connection_limit`.
+fn listener_limits(runtime: &[(String, u64)]) -> Vec<(Str, u64)> {
+    let named = runtime.iter().filter_map(|(key, limit)| {
+        let name = key
+            .strip_prefix("envoy.resource_limits.listener.")?
+            .strip_suffix(".connection_limit")?;
+        Some((Str::from(name), *limit))
+    });
+    named.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_limits_come_from_the_runtime_and_the_overload_manager() {
+        let yaml = serde_json::json!({
+            "layered_runtime": { "layers": [
+                { "name": "a", "static_layer": {
+                    "overload": { "global_downstream_max_connections": 9 },
+                    "envoy.resource_limits.listener.in.1.connection_limit": 3 } },
+                { "name": "b", "static_layer": {
+                    "overload.global_downstream_max_connections": "8",
+                    "envoy": { "resource_limits": { "listener": { "out": { "connection_limit": 4 } } } } } }] },
+            "overload_manager": { "resource_monitors": [{ "name": "connections", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                "max_active_downstream_connections": 100 } }] },
+        });
+        let boot = bootstrap(&meltemi_proto::json::parse(&yaml).unwrap()).unwrap();
+        assert_eq!(boot.max_connections, Some(8));
+        assert_eq!(
+            boot.listener_limits,
+            [("in.1".into(), 3), ("out".into(), 4)]
+        );
+        assert_eq!(boot.overload, None);
     }
 }

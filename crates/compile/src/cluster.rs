@@ -1,6 +1,7 @@
 //! Clusters.
 
 mod balancing;
+mod health;
 mod http;
 mod outlier;
 
@@ -8,11 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meltemi_proto::any::type_name;
-use meltemi_traffic::Str;
 use meltemi_traffic::cluster::{
-    BindConfig, Cluster, ClusterKind, Dns, DnsFamily, HealthCheck, HealthCheckKind, KeepAlive,
-    OriginalDst, RetryBudget, Thresholds, Transport, TransportMatch, TransportSockets,
-    UpstreamFilter,
+    BindConfig, Cluster, ClusterKind, Dns, DnsFamily, KeepAlive, OriginalDst, ProxyProtocol,
+    RetryBudget, Thresholds, Transport, TransportMatch, TransportSockets, UpstreamFilter,
 };
 use meltemi_traffic::endpoint::{Address, Assignment};
 use prost::Name;
@@ -21,6 +20,7 @@ use crate::coverage;
 use crate::filter_config::decode;
 use crate::pb::{cluster as pb, core, sockets, wkt};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
+use crate::source::reference;
 use crate::values::{
     duration, duration_or, flag, header_name, metadata, number, number_or, percent, positive_or,
     socket_address, socket_option, struct_value, word,
@@ -50,6 +50,7 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
         },
     };
     check_endpoints(&kind, &endpoints).within("load_assignment")?;
+    let balancing = balancing::balancing(message, &kind)?;
     let http = http::settings(message)?;
     let mut transport = transports(message)?;
     if http.auto_san_validation {
@@ -61,16 +62,13 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
             .chain([&mut transport.default])
             .for_each(ask_for_name);
     }
-    let stat_name = if message.alt_stat_name.is_empty() {
-        &message.name
-    } else {
-        &message.alt_stat_name
-    };
     Ok(Arc::new(Cluster {
         name: message.name.as_str().into(),
-        stat_name: stat_name.as_str().into(),
-        lb: balancing::policy(message, &kind)?,
-        lb_common: balancing::settings(message)?,
+        stat_name: stat_name(message).into(),
+        lb: balancing.policy,
+        lb_common: balancing.common,
+        subsets: balancing.subsets,
+        override_host: balancing.override_host,
         endpoints: Arc::new(endpoints),
         kind,
         connect_timeout: positive_or(
@@ -92,7 +90,7 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
         http,
         bind: bind(message.upstream_bind_config.as_ref()).within("upstream_bind_config")?,
         keepalive: keepalive(message.upstream_connection_options.as_ref()),
-        health_checks: each("health_checks", &message.health_checks, health_check)?,
+        health_checks: each("health_checks", &message.health_checks, health::check)?,
         metadata: metadata(message.metadata.as_ref()),
         filters: each("filters", &message.filters, filter)?,
         close_on_health_failure: message.close_connections_on_host_health_failure,
@@ -103,6 +101,14 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
             DEFAULT_CLEANUP,
         )?,
     }))
+}
+
+fn stat_name(message: &pb::Cluster) -> &str {
+    if message.alt_stat_name.is_empty() {
+        &message.name
+    } else {
+        &message.alt_stat_name
+    }
 }
 
 fn kind(message: &pb::Cluster) -> Compiled<ClusterKind> {
@@ -128,7 +134,11 @@ fn kind(message: &pb::Cluster) -> Compiled<ClusterKind> {
             } else {
                 &config.service_name
             };
-            ClusterKind::Eds(name.as_str().into())
+            ClusterKind::Eds(
+                reference(config.eds_config.as_ref(), name)
+                    .within("eds_config")
+                    .within("eds_cluster_config")?,
+            )
         }
         Err(_) => return refuse_field("type", "is unknown"),
     })
@@ -167,6 +177,12 @@ fn dns(message: &pb::Cluster) -> Compiled<Dns> {
             DEFAULT_DNS_REFRESH,
         )?,
         jitter: duration_or("dns_jitter", message.dns_jitter.as_ref(), Duration::ZERO)?,
+        max_failure_refresh: message
+            .dns_failure_refresh_rate
+            .as_ref()
+            .and_then(|rate| rate.max_interval.as_ref())
+            .map(|rate| duration(rate).within("dns_failure_refresh_rate.max_interval"))
+            .transpose()?,
         failure_refresh: failure
             .map(|rate| duration(rate).within("dns_failure_refresh_rate.base_interval"))
             .transpose()?,
@@ -197,17 +213,11 @@ fn original_dst(message: &pb::Cluster) -> Compiled<OriginalDst> {
     let port_override = number(config.upstream_port_override.as_ref())
         .map(u16::try_from)
         .transpose();
-    let key = config.metadata_key.as_ref().map(|key| {
-        use meltemi_proto::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
-        let path = key
-            .path
-            .iter()
-            .filter_map(|segment| match &segment.segment {
-                Some(Segment::Key(key)) => Some(Str::from(key.as_str())),
-                _ => None,
-            });
-        (Str::from(key.key.as_str()), path.collect())
-    });
+    let key = config
+        .metadata_key
+        .as_ref()
+        .map(|key| balancing::metadata_path(key).within("original_dst_lb_config.metadata_key"))
+        .transpose()?;
     Ok(OriginalDst {
         header: header.within("original_dst_lb_config.http_header_name")?,
         port_override: port_override.or_else(|_| {
@@ -351,17 +361,34 @@ fn typed_transport(any: &wkt::Any) -> Compiled<Transport> {
         }
         "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport" => {
             let wrapper: sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport = decode(any)?;
-            let version = wrapper.config.as_ref().map_or(1, |config| {
-                u8::from(config.version() == core::proxy_protocol_config::Version::V2) + 1
-            });
             let Some(inner) = &wrapper.transport_socket else {
                 return refuse_field("transport_socket", "is required");
             };
             let inner = transport(inner).within("transport_socket")?;
-            Ok(Transport::ProxyProtocol(version, Box::new(inner)))
+            let header = proxy_header(wrapper.config.as_ref()).within("config")?;
+            Ok(Transport::ProxyProtocol(Arc::new(header), Box::new(inner)))
         }
         other => refuse(format!("transport socket {other} is not supported")),
     }
+}
+
+fn proxy_header(message: Option<&core::ProxyProtocolConfig>) -> Compiled<ProxyProtocol> {
+    let Some(message) = message else {
+        return Ok(ProxyProtocol {
+            version_1: true,
+            ..ProxyProtocol::default()
+        });
+    };
+    let added = each("added_tlvs", &message.added_tlvs, |tlv| {
+        let Ok(kind) = u8::try_from(tlv.r#type) else {
+            return refuse_field("type", "must be below 256");
+        };
+        Ok((kind, tlv.value.clone()))
+    })?;
+    Ok(ProxyProtocol {
+        version_1: message.version() == core::proxy_protocol_config::Version::V1,
+        added,
+    })
 }
 
 fn bind(message: Option<&core::BindConfig>) -> Compiled<BindConfig> {
@@ -415,72 +442,5 @@ fn filter(message: &pb::Filter) -> Compiled<UpstreamFilter> {
             "typed_config",
             format!("upstream filter {other} is not supported"),
         ),
-    }
-}
-
-fn health_check(message: &core::HealthCheck) -> Compiled<HealthCheck> {
-    use core::health_check::HealthChecker;
-    let (Some(timeout), Some(interval)) = (&message.timeout, &message.interval) else {
-        return refuse("timeout and interval are required");
-    };
-    let kind = match &message.health_checker {
-        Some(HealthChecker::TcpHealthCheck(check)) => HealthCheckKind::Tcp {
-            send: check
-                .send
-                .as_ref()
-                .map(payload)
-                .transpose()
-                .within("tcp_health_check.send")?
-                .unwrap_or_default(),
-            receive: each("tcp_health_check.receive", &check.receive, payload)?,
-        },
-        Some(HealthChecker::HttpHealthCheck(check)) => HealthCheckKind::Http {
-            host: check.host.as_str().into(),
-            path: check.path.as_str().into(),
-            expected: each(
-                "http_health_check.expected_statuses",
-                &check.expected_statuses,
-                |range| match (u16::try_from(range.start), u16::try_from(range.end)) {
-                    (Ok(start), Ok(end)) if start < end => Ok((start, end)),
-                    _ => refuse("must be a range of status codes"),
-                },
-            )?,
-            http2: check.codec_client_type()
-                == meltemi_proto::envoy::r#type::v3::CodecClientType::Http2,
-        },
-        Some(HealthChecker::GrpcHealthCheck(check)) => HealthCheckKind::Grpc {
-            service: check.service_name.as_str().into(),
-            authority: check.authority.as_str().into(),
-        },
-        _ => return refuse("this kind of health check is not supported"),
-    };
-    let interval = duration(interval).within("interval")?;
-    Ok(HealthCheck {
-        timeout: duration(timeout).within("timeout")?,
-        interval,
-        no_traffic_interval: duration_or(
-            "no_traffic_interval",
-            message.no_traffic_interval.as_ref(),
-            Duration::from_secs(60),
-        )?,
-        unhealthy_threshold: number_or(message.unhealthy_threshold.as_ref(), 1),
-        healthy_threshold: number_or(message.healthy_threshold.as_ref(), 1),
-        kind,
-    })
-}
-
-fn payload(message: &core::health_check::Payload) -> Compiled<Vec<u8>> {
-    use core::health_check::payload::Payload;
-    match &message.payload {
-        Some(Payload::Binary(bytes)) => Ok(bytes.clone()),
-        Some(Payload::Text(hex)) => {
-            let digits: Option<Vec<u8>> = hex
-                .as_bytes()
-                .chunks(2)
-                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-                .collect();
-            digits.map_or_else(|| refuse_field("text", "must be hexadecimal"), Ok)
-        }
-        None => refuse("needs a payload"),
     }
 }

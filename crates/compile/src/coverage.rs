@@ -4,7 +4,10 @@
 //! them. A message without an entry is a leaf (a duration, a matcher, a struct) whose reader looks at all of it, or a
 //! type that its reader refuses as a whole.
 
+mod balancing;
 mod tables;
+
+use std::sync::LazyLock;
 
 use meltemi_proto::walk::{Step, walk};
 use prost::Message;
@@ -60,8 +63,8 @@ impl Coverage {
 
 /// Every message that has fields of its own to account for, by name.
 #[must_use]
-pub fn messages() -> &'static [Coverage] {
-    tables::MESSAGES
+pub fn messages() -> &'static [&'static Coverage] {
+    &ALL
 }
 
 /// Names of the fields that a resource sets and that are accepted but not carried out yet, as `Message.field`.
@@ -135,11 +138,18 @@ Constraints that the protos declare are enforced everywhere. Messages that are n
 (durations, ranges, string and header matchers, metadata) or refused wholly, with the name of their type.
 ";
 
+/// The tables as one, sorted by message.
+static ALL: LazyLock<Vec<&'static Coverage>> = LazyLock::new(|| {
+    let mut all: Vec<_> = tables::MESSAGES.iter().chain(balancing::MESSAGES).collect();
+    all.sort_unstable_by_key(|entry| entry.message);
+    all
+});
+
 fn of(message: &str) -> Option<&'static Coverage> {
-    tables::MESSAGES
+    let at = ALL
         .binary_search_by(|entry| entry.message.cmp(message))
-        .ok()
-        .map(|at| &tables::MESSAGES[at])
+        .ok()?;
+    Some(ALL[at])
 }
 
 /// Refuses the first field, at any depth, that has no effect here or breaks a constraint of the protos.
@@ -167,17 +177,23 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(deprecated, reason = "the older place is enough here")]
     fn what_is_accepted_without_effect_is_named() {
         use meltemi_proto::envoy::config::cluster::v3::Cluster;
+        use meltemi_proto::envoy::config::core::v3::HttpProtocolOptions;
+        use meltemi_proto::google::protobuf::Duration;
         let cluster = Cluster {
             name: "a".to_owned(),
-            close_connections_on_host_health_failure: true,
+            common_http_protocol_options: Some(HttpProtocolOptions {
+                max_stream_duration: Some(Duration::default()),
+                ..HttpProtocolOptions::default()
+            }),
             ..Cluster::default()
         };
         let bytes = cluster.encode_to_vec();
         assert_eq!(
             not_yet("envoy.config.cluster.v3.Cluster", &bytes),
-            ["Cluster.close_connections_on_host_health_failure"]
+            ["HttpProtocolOptions.max_stream_duration"]
         );
     }
 
@@ -193,7 +209,13 @@ mod tests {
 
     #[test]
     fn the_tables_are_sorted_and_name_only_fields_that_exist() {
-        assert!(tables::MESSAGES.is_sorted_by(|a, b| a.message < b.message));
+        for table in [tables::MESSAGES, balancing::MESSAGES] {
+            assert!(table.is_sorted_by(|a, b| a.message < b.message));
+        }
+        let twice = ALL
+            .windows(2)
+            .find(|pair| pair[0].message == pair[1].message);
+        assert!(twice.is_none(), "{twice:?}");
         for entry in messages() {
             let known: Vec<_> = meltemi_proto::json::fields(entry.message)
                 .into_iter()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use meltemi_traffic::Fraction;
-use meltemi_traffic::endpoint::{Assignment, Endpoint, Health, LocalityEndpoints};
+use meltemi_traffic::endpoint::{Assignment, CheckTarget, Endpoint, Health, LocalityEndpoints};
 use prost::Name;
 
 use crate::coverage;
@@ -54,6 +54,7 @@ pub(crate) fn embedded(message: &pb::ClusterLoadAssignment) -> Compiled<Assignme
             Assignment::DEFAULT_OVERPROVISIONING,
         ),
         drop_overloads: drops.collect(),
+        weighted_priority_health: policy.weighted_priority_health,
     })
 }
 
@@ -101,6 +102,27 @@ fn host_of(message: &pb::LbEndpoint) -> Compiled<Endpoint> {
         health: health(message.health_status()),
         weight,
         metadata: metadata(message.metadata.as_ref()),
+        check: check_target(host.health_check_config.as_ref())
+            .within("endpoint.health_check_config")?,
+    })
+}
+
+fn check_target(message: Option<&pb::endpoint::HealthCheckConfig>) -> Compiled<CheckTarget> {
+    let Some(message) = message else {
+        return Ok(CheckTarget::default());
+    };
+    let Ok(port) = u16::try_from(message.port_value) else {
+        return refuse_field("port_value", "must be at most 65535");
+    };
+    Ok(CheckTarget {
+        port: (port > 0).then_some(port),
+        address: message
+            .address
+            .as_ref()
+            .map(|given| address(given).within("address"))
+            .transpose()?,
+        hostname: message.hostname.as_str().into(),
+        disabled: message.disable_active_health_check,
     })
 }
 

@@ -17,6 +17,7 @@ use crate::http_filter::http_filters;
 use crate::network_filter::ONE_HOUR;
 use crate::pb::{core, network_filters::http_connection_manager::v3 as pb};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
+use crate::source::reference;
 use crate::values::{cidr, duration_or, flag, inline_data, limit, number, number_or};
 
 const DEFAULT_MAX_HEADERS: u32 = 100;
@@ -162,17 +163,8 @@ fn routes(message: &pb::HttpConnectionManager) -> Compiled<RouteSource> {
             if rds.route_config_name.is_empty() {
                 return refuse_field("rds.route_config_name", "is required");
             }
-            let source = rds.config_source.as_ref();
-            let timeout = source.and_then(|source| source.initial_fetch_timeout.as_ref());
-            let initial_timeout = limit(
-                "initial_fetch_timeout",
-                timeout,
-                Some(Duration::from_secs(15)),
-            );
-            Ok(RouteSource::Rds {
-                name: rds.route_config_name.as_str().into(),
-                initial_timeout: initial_timeout.within("rds.config_source")?,
-            })
+            let routes = reference(rds.config_source.as_ref(), &rds.route_config_name);
+            Ok(RouteSource::Rds(routes.within("rds.config_source")?))
         }
         Some(RouteSpecifier::ScopedRoutes(_)) => refuse_field("scoped_routes", "not supported"),
         None => refuse("needs routes"),

@@ -1,10 +1,14 @@
 //! HTTP filters, and their settings on routes.
 
+mod compressor;
 mod cors;
+mod ext_authz;
 mod fault;
 mod headers;
 mod istio;
+mod jwt;
 mod limits;
+mod on_demand;
 
 use std::sync::Arc;
 
@@ -26,6 +30,7 @@ pub(crate) use istio::istio_stats;
 use istio::{istio_alpn, peer};
 pub(crate) use limits::bucket;
 use limits::local_limit;
+use on_demand::on_demand;
 
 /// The filters of a connection manager; the last must be the router.
 pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec<HttpFilter>> {
@@ -57,8 +62,9 @@ pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec
 fn http_filter(message: &pb::HttpFilter) -> Compiled<HttpFilter> {
     let kind = match &message.config_type {
         Some(pb::http_filter::ConfigType::TypedConfig(any)) => kind(any).within("typed_config")?,
-        Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) => {
-            return refuse_field("config_discovery", "not supported");
+        Some(pb::http_filter::ConfigType::ConfigDiscovery(discovery)) => {
+            crate::extensions::checked(discovery, &message.name).within("config_discovery")?;
+            HttpFilterKind::Missing
         }
         None => return refuse_field("typed_config", "is required"),
     };
@@ -86,6 +92,15 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             HttpFilterKind::LocalRateLimit(Arc::new(local_limit(&decode(any)?)?))
         }
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
+            HttpFilterKind::JwtAuthn(Arc::new(jwt::jwt_authn(&decode(any)?)?))
+        }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
+            HttpFilterKind::ExtAuthz(Arc::new(ext_authz::ext_authz(&decode(any)?)?))
+        }
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimit" => {
+            HttpFilterKind::RateLimit(Arc::new(limits::rate_limit(&decode(any)?)?))
+        }
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
             let config: filters::header_mutation::v3::HeaderMutation = decode(any)?;
             HttpFilterKind::HeaderMutation(Arc::new(mutations(config.mutations.as_ref())?))
@@ -110,6 +125,9 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
             }
         }
         "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb" => HttpFilterKind::GrpcWeb,
+        "envoy.extensions.filters.http.compressor.v3.Compressor" => {
+            HttpFilterKind::Compressor(Arc::new(compressor::compressor(&decode(any)?)?))
+        }
         "envoy.extensions.filters.http.buffer.v3.Buffer" => {
             let config: filters::buffer::v3::Buffer = decode(any)?;
             match number(config.max_request_bytes.as_ref()) {
@@ -124,6 +142,10 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
             HttpFilterKind::IstioPeerMetadata(Arc::new(peer(&decode(any)?)?))
         }
         "stats.PluginConfig" => HttpFilterKind::IstioStats(Arc::new(istio_stats(&decode(any)?)?)),
+        "envoy.extensions.filters.http.on_demand.v3.OnDemand" => {
+            let config: filters::on_demand::v3::OnDemand = decode(any)?;
+            HttpFilterKind::OnDemand(on_demand(config.odcds.as_ref())?)
+        }
         other => return refuse(format!("HTTP filter {other} is not supported")),
     })
 }
@@ -176,9 +198,22 @@ pub(crate) fn route_setting(any: &wkt::Any) -> Compiled<Option<FilterOverride>> 
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             FilterOverride::LocalRateLimit(Arc::new(local_limit(&decode(any)?)?))
         }
+        "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
+            FilterOverride::JwtAuthn(jwt::per_route(&decode(any)?)?)
+        }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
+            FilterOverride::ExtAuthz(Arc::new(ext_authz::per_route(&decode(any)?)?))
+        }
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
+            FilterOverride::RateLimit(Arc::new(limits::rate_limit_per_route(&decode(any)?)?))
+        }
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
             let config: filters::header_mutation::v3::HeaderMutationPerRoute = decode(any)?;
             FilterOverride::HeaderMutation(vec![Arc::new(mutations(config.mutations.as_ref())?)])
+        }
+        "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
+            let config: filters::on_demand::v3::PerRouteConfig = decode(any)?;
+            FilterOverride::OnDemand(on_demand(config.odcds.as_ref())?)
         }
         "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
             use filters::buffer::v3::buffer_per_route::Override;

@@ -9,7 +9,7 @@ use meltemi_traffic::Limit;
 use meltemi_traffic::chain::ChainIndex;
 use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::listener::{
-    ChainMatch, Direction, Listener, ListenerFilter, ListenerFilterKind,
+    ChainMatch, Direction, Listener, ListenerFilter, ListenerFilterKind, ProxyProtocol, TlvRule,
 };
 use prost::Name;
 
@@ -23,6 +23,7 @@ use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{address, flag, limit, number, number_or, socket_option};
 
 const DEFAULT_FILTERS_TIMEOUT: Limit = Some(Duration::from_secs(15));
+const PROXY_PROTOCOL_NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
 const LARGEST_CLIENT_HELLO: u32 = 16 * 1024;
 
 /// Compiles a listener.
@@ -55,6 +56,7 @@ pub fn listener(message: &pb::Listener) -> Compiled<Arc<Listener>> {
         freebind: flag(message.freebind.as_ref(), false),
         reuse_port: flag(message.enable_reuse_port.as_ref(), true),
         backlog: number(message.tcp_backlog_size.as_ref()),
+        fast_open: number(message.tcp_fast_open_queue_length.as_ref()),
         options: each("socket_options", &message.socket_options, socket_option)?,
         direction: match message.traffic_direction() {
             core::TrafficDirection::Unspecified => Direction::Unspecified,
@@ -149,9 +151,7 @@ fn listener_filter(message: &pb::ListenerFilter) -> Compiled<ListenerFilter> {
         }
         "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
             let config: filters::proxy_protocol::v3::ProxyProtocol = decode(any).within(field)?;
-            ListenerFilterKind::ProxyProtocol {
-                optional: config.allow_requests_without_proxy_protocol,
-            }
+            ListenerFilterKind::ProxyProtocol(proxy_protocol(&config).within(field)?)
         }
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
             let config: filters::tls_inspector::v3::TlsInspector = decode(any).within(field)?;
@@ -180,6 +180,40 @@ fn listener_filter(message: &pb::ListenerFilter) -> Compiled<ListenerFilter> {
             disabled(predicate, false, &mut filter.disabled_ports).within("filter_disabled")?;
     }
     Ok(filter)
+}
+
+fn proxy_protocol(
+    message: &filters::proxy_protocol::v3::ProxyProtocol,
+) -> Compiled<Arc<ProxyProtocol>> {
+    use core::proxy_protocol_config::Version;
+    use filters::proxy_protocol::v3::proxy_protocol::key_value_pair::ValueStringEncoding;
+    let refused = |version: Version| message.disallowed_versions.contains(&i32::from(version));
+    let rules = each("rules", &message.rules, |rule| {
+        let kind = u8::try_from(rule.tlv_type)
+            .or_else(|_| refuse_field("tlv_type", "must be less than 256"))?;
+        let Some(pair) = &rule.on_tlv_present else {
+            return Ok(None);
+        };
+        if pair.value_string_encoding() == ValueStringEncoding::Base64 {
+            let field = "on_tlv_present.value_string_encoding";
+            return refuse_field(field, "BASE64 is not supported");
+        }
+        let namespace = match pair.metadata_namespace.as_str() {
+            "" => PROXY_PROTOCOL_NAMESPACE,
+            named => named,
+        };
+        Ok(Some(TlvRule {
+            kind,
+            namespace: namespace.into(),
+            key: pair.key.as_str().into(),
+        }))
+    })?;
+    Ok(Arc::new(ProxyProtocol {
+        optional: message.allow_requests_without_proxy_protocol,
+        refuse_v1: refused(Version::V1),
+        refuse_v2: refused(Version::V2),
+        rules: rules.into_iter().flatten().collect(),
+    }))
 }
 
 /// Reads ports under which a filter is off; returns whether the set is inverted.

@@ -11,13 +11,14 @@ use meltemi_traffic::hcm::FilterStateValue;
 use meltemi_traffic::listener::{
     MongoProxy, NetworkFilter, NetworkFilterKind, TcpProxy, TcpTarget, Terminal, Tunnel,
 };
+use meltemi_traffic::metadata::merge_criteria;
 
 use crate::access_log::access_logs;
 use crate::filter_config::{decode, resolved};
 use crate::http_filter::{bucket, istio_stats};
 use crate::pb::{kinds, listener as pb, network_filters as filters};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
-use crate::values::{duration, limit, number_or, optional_fraction};
+use crate::values::{criteria, duration, limit, number_or, optional_fraction};
 
 /// Envoy's default idle timeout of TCP and of HTTP connections.
 pub(crate) const ONE_HOUR: Duration = Duration::from_secs(3600);
@@ -181,8 +182,10 @@ fn tcp_proxy(message: &filters::tcp_proxy::v3::TcpProxy) -> Compiled<TcpProxy> {
     if message.stat_prefix.is_empty() {
         return refuse_field("stat_prefix", "is required");
     }
+    let of_proxy = criteria(message.metadata_match.as_ref());
     let clusters = match &message.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => vec![TcpTarget {
+            criteria: of_proxy.clone(),
             cluster: name.as_str().into(),
             weight: 1,
         }],
@@ -192,6 +195,7 @@ fn tcp_proxy(message: &filters::tcp_proxy::v3::TcpProxy) -> Compiled<TcpProxy> {
                     return refuse_field("weight", "must be at least 1");
                 }
                 Ok(TcpTarget {
+                    criteria: merge_criteria(&of_proxy, &criteria(entry.metadata_match.as_ref())),
                     cluster: entry.name.as_str().into(),
                     weight: entry.weight,
                 })
@@ -221,7 +225,7 @@ fn tcp_proxy(message: &filters::tcp_proxy::v3::TcpProxy) -> Compiled<TcpProxy> {
             hostname: config.hostname.as_str().into(),
             use_post: config.use_post,
         }),
-        metadata_match: None,
+        criteria: of_proxy,
     })
 }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use meltemi_traffic::Str;
 use meltemi_traffic::cors::CorsPolicy;
+use meltemi_traffic::discovery::{Reference, Source};
+use meltemi_traffic::ext_authz::ExtAuthzPerRoute;
 use meltemi_traffic::hcm::FilterOverride;
 use meltemi_traffic::mutation::HeaderOp;
 use meltemi_traffic::ratelimit::RateLimitRule;
@@ -16,12 +18,15 @@ use meltemi_traffic::route::{Action, Overrides, RequireTls, Route, RouteTable, V
 use meltemi_traffic::select::DomainIndex;
 use prost::Name;
 
+pub(crate) use conditions::route_match;
+
 use crate::coverage;
 use crate::headers::level;
 use crate::http_filter::route_setting;
 use crate::pb::{route as pb, wkt};
 use crate::rate_limit;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
+use crate::source::reference;
 use crate::values::{flag, header_names, metadata, number_or, strs};
 
 /// Largest direct response when the configuration does not say.
@@ -75,7 +80,25 @@ pub(crate) fn embedded(message: &pb::RouteConfiguration) -> Compiled<Arc<RouteTa
             "internal_only_headers",
             &message.internal_only_headers,
         )?,
+        validate_clusters: message.validate_clusters.as_ref().map(|flag| flag.value),
+        virtual_hosts_from: message
+            .vhds
+            .as_ref()
+            .map(|vhds| virtual_hosts_from(vhds, &message.name).within("vhds.config_source"))
+            .transpose()?,
     }))
+}
+
+/// More virtual hosts come by the incremental protocol only.
+fn virtual_hosts_from(vhds: &pb::Vhds, table: &str) -> Compiled<Reference> {
+    let from = reference(vhds.config_source.as_ref(), table)?;
+    match &from.source {
+        Source::Stream(stream) if !stream.delta => {
+            refuse_field("api_config_source.api_type", "must be DELTA_GRPC")
+        }
+        Source::File(_) => refuse("virtual hosts cannot be discovered from a file"),
+        _ => Ok(from),
+    }
 }
 
 /// Header changes of one level: requests and responses.
@@ -183,6 +206,9 @@ impl Scope<'_> {
                 (FilterOverride::Cors(base), FilterOverride::Cors(policy)) => {
                     *base = Arc::new(CorsPolicy::clone(policy).over(base));
                 }
+                (FilterOverride::ExtAuthz(base), FilterOverride::ExtAuthz(own)) => {
+                    *base = Arc::new(ExtAuthzPerRoute::clone(own).over(base));
+                }
                 (present, setting) => *present = setting.clone(),
             }
         }
@@ -270,7 +296,7 @@ fn route(message: &pb::Route, host: &pb::VirtualHost, scope: &Scope<'_>) -> Comp
     let decorator = message.decorator.as_ref();
     Ok(Route {
         name: message.name.as_str().into(),
-        matches: conditions::route_match(matches).within("match")?,
+        matches: route_match(matches).within("match")?,
         action,
         request_ops: scope.request_ops(),
         response_ops: scope.response_ops(),

@@ -133,10 +133,10 @@ fn http(
 ) {
     let table = match source {
         RouteSource::Inline(table) => table,
-        RouteSource::Rds { name, .. } => match config.routes.get(name) {
+        RouteSource::Rds(reference) => match config.routes.get(&reference.key) {
             Some(table) => table,
             None => {
-                out.outcome = format!("no route configuration {name}");
+                out.outcome = format!("no route configuration {}", reference.name);
                 return;
             }
         },
@@ -180,7 +180,7 @@ fn forward(config: &RuntimeConfig, name: &str, out: &mut Explanation) {
         return;
     };
     let assignment = match &cluster.kind {
-        ClusterKind::Eds(service) => config.endpoints.get(service),
+        ClusterKind::Eds(service) => config.endpoints.get(&service.key),
         _ => Some(&cluster.endpoints),
     };
     let hosts = assignment

@@ -12,7 +12,8 @@ use prost::Name;
 use crate::coverage;
 use crate::pb::sockets::tls::v3 as tls;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
-use crate::values::{data_source, flag, number_or, string_matcher, strs, word};
+use crate::source::secret_reference;
+use crate::values::{data_source, flag, number_or, string_matcher, strs};
 
 /// Compiles a secret.
 ///
@@ -85,6 +86,7 @@ fn validation(message: &tls::CertificateValidationContext) -> Compiled<Validatio
             .as_ref()
             .map(|crl| data_source(crl).within("crl"))
             .transpose()?,
+        only_leaf_revocation: message.only_verify_leaf_cert_crl,
         sans,
         certificate_hashes: message.verify_certificate_hash.iter().map(lower).collect(),
         spki_hashes: strs(&message.verify_certificate_spki),
@@ -168,12 +170,11 @@ fn common(message: &tls::CommonTlsContext) -> Compiled<TlsCommon> {
     let mut certificates = each("tls_certificates", &message.tls_certificates, |given| {
         pair(given).map(CertificateSource::Given)
     })?;
-    certificates.extend(
-        message
-            .tls_certificate_sds_secret_configs
-            .iter()
-            .map(|sds| CertificateSource::Sds(word(&sds.name))),
-    );
+    certificates.extend(each(
+        "tls_certificate_sds_secret_configs",
+        &message.tls_certificate_sds_secret_configs,
+        |sds| secret_reference(sds).map(CertificateSource::Sds),
+    )?);
     Ok(TlsCommon {
         min_version: version(parameters.tls_minimum_protocol_version()),
         max_version: version(parameters.tls_maximum_protocol_version()),
@@ -210,7 +211,7 @@ fn validation_source(
         }),
         By::ValidationContextSdsSecretConfig(sds) => Ok(ValidationSource {
             given: Validation::default(),
-            sds: Some(sds.name.as_str().into()),
+            sds: Some(secret_reference(sds).within("validation_context_sds_secret_config")?),
         }),
         By::CombinedValidationContext(combined) => {
             let default = combined
@@ -221,7 +222,10 @@ fn validation_source(
             Ok(ValidationSource {
                 given: validation(&default)
                     .within("combined_validation_context.default_validation_context")?,
-                sds: sds.map(|sds| word(&sds.name)),
+                sds: sds
+                    .map(secret_reference)
+                    .transpose()
+                    .within("combined_validation_context.validation_context_sds_secret_config")?,
             })
         }
         _ => refuse("certificate provider plug-ins are not supported"),

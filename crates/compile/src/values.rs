@@ -10,7 +10,7 @@ use meltemi_traffic::listener::SocketOption;
 use meltemi_traffic::matcher::{
     Cidr, Field, HeaderMatcher, HeaderTest, Pattern, QueryMatcher, QueryTest, StringMatcher, whole,
 };
-use meltemi_traffic::metadata::{Metadata, MetadataMatcher, Value, ValueMatcher};
+use meltemi_traffic::metadata::{Criteria, Metadata, MetadataMatcher, Value, ValueMatcher};
 use meltemi_traffic::rewrite::RegexRewrite;
 use meltemi_traffic::tls::DataSource;
 use meltemi_traffic::{Fraction, Limit, Str};
@@ -127,7 +127,12 @@ pub(crate) fn regex(message: &matcher::RegexMatcher) -> Compiled<regex::bytes::R
     if message.regex.is_empty() {
         return refuse_field("regex", "must not be empty");
     }
-    whole(&message.regex).or_else(|error| refuse_field("regex", error.to_string()))
+    // The parser draws where the mistake is; its last line says what it is.
+    let reason = |text: String| {
+        let last = text.lines().last().unwrap_or_default();
+        last.trim_start_matches("error: ").to_owned()
+    };
+    whole(&message.regex).or_else(|error| refuse_field("regex", reason(error.to_string())))
 }
 
 pub(crate) fn regex_rewrite(message: &matcher::RegexMatchAndSubstitute) -> Compiled<RegexRewrite> {
@@ -426,6 +431,18 @@ pub(crate) fn metadata(message: Option<&core::Metadata>) -> Metadata {
     Metadata {
         namespaces: namespaces.collect(),
     }
+}
+
+/// What subset balancing reads of a route's `metadata_match`.
+pub(crate) fn criteria(message: Option<&core::Metadata>) -> Criteria {
+    let fields = message.and_then(|message| message.filter_metadata.get("envoy.lb"));
+    let mut criteria: Criteria = fields
+        .into_iter()
+        .flat_map(|fields| &fields.fields)
+        .map(|(key, value)| (word(key), value_of(value)))
+        .collect();
+    criteria.sort_by(|(a, _), (b, _)| a.cmp(b));
+    criteria
 }
 
 pub(crate) fn strs(list: &[String]) -> Vec<Str> {

@@ -4,20 +4,29 @@
 //! filter that may wait for a call is boxed, so that the future of an exchange does not grow with the filters.
 
 mod buffer;
+mod compressor;
 mod cors;
+mod ext_authz;
 mod fault;
+pub mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
+mod jwt_authn;
+mod local_limit;
 pub mod pace;
+mod rate_limit;
 pub mod rbac;
 mod set_filter_state;
 
 use std::sync::Arc;
 
 use meltemi_traffic::Str;
+use meltemi_traffic::ext_authz::ExtAuthz;
 use meltemi_traffic::fault::Fault;
 use meltemi_traffic::hcm::{
-    FilterOverride, FilterStateValue, HeaderMutation, HttpFilter, HttpFilterKind,
+    Compressor, FilterOverride, FilterStateValue, HeaderMutation, HttpFilter, HttpFilterKind,
 };
+use meltemi_traffic::ratelimit::{LocalRateLimit, RateLimit};
 use meltemi_traffic::rbac::RbacFilter;
 
 use crate::stage::{Stage, Stop};
@@ -38,6 +47,12 @@ enum Kind {
     HeaderMutation(Arc<HeaderMutation>),
     SetFilterState(Arc<Vec<FilterStateValue>>),
     Buffer(u32),
+    JwtAuthn(jwt_authn::Authenticator),
+    ExtAuthz(Arc<ExtAuthz>, ext_authz::Stats),
+    LocalRateLimit(Arc<LocalRateLimit>, local_limit::Stats),
+    RateLimit(Arc<RateLimit>),
+    GrpcWeb,
+    Compressor(Arc<Compressor>, compressor::Stats),
 }
 
 impl Filter {
@@ -58,14 +73,30 @@ impl Filter {
             HttpFilterKind::HeaderMutation(changes) => Kind::HeaderMutation(Arc::clone(changes)),
             HttpFilterKind::SetFilterState(values) => Kind::SetFilterState(Arc::clone(values)),
             HttpFilterKind::Buffer(max) => Kind::Buffer(*max),
+            HttpFilterKind::JwtAuthn(config) => {
+                Kind::JwtAuthn(jwt_authn::Authenticator::new(config, &scope))
+            }
+            HttpFilterKind::ExtAuthz(config) => {
+                let stats = ext_authz::Stats::new(&scope, config);
+                Kind::ExtAuthz(Arc::clone(config), stats)
+            }
+            HttpFilterKind::LocalRateLimit(limit) => Kind::LocalRateLimit(
+                Arc::clone(limit),
+                local_limit::Stats::new(&limit.stat_prefix),
+            ),
+            HttpFilterKind::RateLimit(limit) => Kind::RateLimit(Arc::clone(limit)),
             HttpFilterKind::Router(_)
             | HttpFilterKind::GrpcStats { .. }
             | HttpFilterKind::IstioAlpn(_)
             | HttpFilterKind::IstioPeerMetadata(_)
             | HttpFilterKind::IstioStats(_)
-            | HttpFilterKind::LocalRateLimit(_)
-            | HttpFilterKind::GrpcWeb
-            | HttpFilterKind::Compressor(_) => return None,
+            | HttpFilterKind::OnDemand(_)
+            | HttpFilterKind::Missing => return None,
+            HttpFilterKind::GrpcWeb => Kind::GrpcWeb,
+            HttpFilterKind::Compressor(config) => {
+                let stats = compressor::Stats::new(&scope, config);
+                Kind::Compressor(Arc::clone(config), stats)
+            }
         };
         Some(Self {
             name: config.name.clone(),
@@ -122,6 +153,41 @@ impl Filter {
             (Kind::Buffer(_), Some(FilterOverride::Buffer(None))) => Ok(()),
             (Kind::Buffer(_), Some(FilterOverride::Buffer(Some(max)))) | (Kind::Buffer(max), _) => {
                 Box::pin(buffer::on_request(*max, stage)).await
+            }
+            (Kind::JwtAuthn(authenticator), setting) => {
+                let route = match setting {
+                    Some(FilterOverride::JwtAuthn(route)) => Some(route),
+                    _ => None,
+                };
+                Box::pin(authenticator.on_request(route, stage)).await
+            }
+            (Kind::ExtAuthz(config, stats), setting) => {
+                let route = match setting {
+                    Some(FilterOverride::ExtAuthz(route)) => Some(route),
+                    _ => None,
+                };
+                Box::pin(ext_authz::on_request(stats, config, route, stage)).await
+            }
+            (Kind::LocalRateLimit(_, stats), Some(FilterOverride::LocalRateLimit(limit)))
+            | (Kind::LocalRateLimit(limit, stats), _) => {
+                local_limit::on_request(stats, limit, stage)
+            }
+            (Kind::GrpcWeb, _) => {
+                grpc_web::on_request(stage);
+                Ok(())
+            }
+            (Kind::Compressor(config, stats), _) => {
+                if config.enabled {
+                    compressor::on_request(config, stats, stage);
+                }
+                Ok(())
+            }
+            (Kind::RateLimit(limit), setting) => {
+                let route = match setting {
+                    Some(FilterOverride::RateLimit(route)) => Some(&**route),
+                    _ => None,
+                };
+                Box::pin(rate_limit::on_request(limit, route, stage)).await
             }
         }
     }

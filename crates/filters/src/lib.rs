@@ -5,7 +5,17 @@
 //!
 //! Never here: sockets, routing, the order of filters.
 
+pub mod client;
 pub mod counters;
 pub mod http;
 pub mod istio;
+pub mod metadata;
+pub mod network;
 pub mod stage;
+
+/// Time since the process first asked: the clock of token buckets.
+pub(crate) fn clock() -> std::time::Duration {
+    static START: std::sync::LazyLock<tokio::time::Instant> =
+        std::sync::LazyLock::new(tokio::time::Instant::now);
+    START.elapsed()
+}

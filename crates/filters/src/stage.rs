@@ -40,6 +40,8 @@ pub struct Answer {
     pub flags: ResponseFlags,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: Cow<'static, str>,
+    /// The connection ends with it.
+    pub close: bool,
 }
 
 impl Answer {
@@ -57,6 +59,7 @@ impl Answer {
             headers: HeaderMap::new(),
             flags: ResponseFlags::NONE,
             details: details.into(),
+            close: false,
         }
     }
 
@@ -125,6 +128,8 @@ pub trait Stage {
     fn bodyless(&self) -> bool;
     /// The whole request was read ahead: its length is known now.
     fn set_length(&mut self, length: u64);
+    /// The request's body is not announced by its length.
+    fn forget_length(&mut self);
     /// Applies header changes to the request.
     fn change_request(&mut self, ops: &[HeaderOp]);
     /// Everything that access rules can ask about.
@@ -193,6 +198,8 @@ pub struct Response<'a> {
     pub info: &'a StreamInfo<'a>,
     /// The proxy answers itself.
     pub local: bool,
+    /// The request was a HEAD, or the status allows no body.
+    pub bodyless: bool,
 }
 
 /// What a filter left to be done to the response.

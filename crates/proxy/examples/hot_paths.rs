@@ -11,18 +11,20 @@ use bytes::BytesMut;
 use http::Method;
 use meltemi_compile::{listener, route_table};
 use meltemi_proto::json;
-use meltemi_traffic::balance::{Balancer, HostFacts, PickContext, PickState};
+use meltemi_traffic::balance::{self, Balancer, HostFacts, PickContext, PickState};
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::cluster::{LbCommon, LbPolicy, LeastRequest};
 use meltemi_traffic::endpoint::Health;
 use meltemi_traffic::hcm::HttpFilterKind;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::Terminal;
+use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::rbac::{AuthzFacts, Rules};
 use meltemi_traffic::select::RouteFacts;
-use meltemi_wire::http1::Framing;
+use meltemi_wire::http1::case::Casing;
 use meltemi_wire::http1::encode::{self, ResponseBody};
 use meltemi_wire::http1::head::{HeadDecoder, HeadLimits};
+use meltemi_wire::http1::{Framing, Version};
 use prost::{Message, Name};
 use serde_json::{Value, json};
 
@@ -65,6 +67,7 @@ fn decode(count: usize) -> Result<(), Failure> {
     let limits = HeadLimits {
         max_bytes: 60 * 1024,
         max_headers: 100,
+        ..HeadLimits::default()
     };
     let mut decoder = HeadDecoder::default();
     for _ in 0..count {
@@ -129,6 +132,7 @@ fn authorize(count: usize) -> Result<(), Failure> {
         request: Some(&request),
         connection: &connection,
         remote_ip: address.ip(),
+        tls: false,
         peer: None,
         metadata: None,
         filter_state: &[],
@@ -173,6 +177,7 @@ fn pick(count: usize) -> Result<(), Failure> {
     let keys: Vec<String> = (0..HOSTS)
         .map(|number| format!("10.0.0.{number}:80"))
         .collect();
+    let metadata = Metadata::default();
     let hosts: Vec<HostFacts<'_>> = keys
         .iter()
         .map(|key| HostFacts {
@@ -182,6 +187,8 @@ fn pick(count: usize) -> Result<(), Failure> {
             priority: 0,
             locality: 0,
             locality_weight: None,
+            excluded: false,
+            metadata: &metadata,
         })
         .collect();
     let policy = LbPolicy::LeastRequest(LeastRequest {
@@ -190,7 +197,14 @@ fn pick(count: usize) -> Result<(), Failure> {
         full_scan: false,
         slow_start: None,
     });
-    let balancer = Balancer::new(&policy, &LbCommon::default(), 140, &hosts, 1);
+    let rules = balance::Rules {
+        policy: &policy,
+        common: &LbCommon::default(),
+        subsets: None,
+        overprovisioning: 140,
+        weighted_health: false,
+    };
+    let balancer = Balancer::new(rules, &hosts, 1);
     let mut state = PickState::default();
     let mut number = 0_u64;
     let mut random = || {
@@ -207,6 +221,8 @@ fn pick(count: usize) -> Result<(), Failure> {
             age: &|_| Duration::from_secs(3600),
             avoid: &|_| false,
             attempts: 0,
+            criteria: &[],
+            avoid_priorities: &[],
         };
         black_box(balancer.pick(&mut state, &mut context)).ok_or("there are hosts")?;
     }
@@ -218,6 +234,7 @@ fn write(count: usize) -> Result<(), Failure> {
     let limits = HeadLimits {
         max_bytes: 60 * 1024,
         max_headers: 100,
+        ..HeadLimits::default()
     };
     let head = HeadDecoder::default()
         .request(&mut BytesMut::from(REQUEST), &limits)?
@@ -233,9 +250,18 @@ fn write(count: usize) -> Result<(), Failure> {
             host,
             &head.headers,
             Framing::None,
+            Casing::Lower,
         );
         let body = ResponseBody::Length(1024);
-        encode::response(&mut out, http::StatusCode::OK, &head.headers, body, None);
+        encode::response(
+            &mut out,
+            http::StatusCode::OK,
+            &head.headers,
+            body,
+            None,
+            Casing::Lower,
+            Version::Http11,
+        );
         black_box(&out);
     }
     Ok(())

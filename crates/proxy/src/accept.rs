@@ -5,16 +5,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use meltemi_traffic::flags::ResponseFlags;
-use meltemi_traffic::listener::{ListenerFilterKind, Terminal};
+use meltemi_traffic::listener::{ListenerFilterKind, ProxyProtocol, Terminal};
+use meltemi_traffic::metadata::{Metadata, Value};
 use meltemi_upstream::stream::{Socket, SocketKind, Stream};
 use meltemi_upstream::tls::peer_identity;
+use meltemi_wire::proxy_protocol::{self, Found};
 use meltemi_wire::sniff::client_hello::{self, Tls};
 use meltemi_wire::sniff::http::{self as sniff_http, Http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::connection::{ConnInfo, Inspected, TlsFacts};
+use crate::limit::Slot;
 use crate::listener::{ChainRuntime, ListenerRuntime};
 use crate::state::Drain;
 use crate::worker::{Served, Worker};
@@ -27,6 +30,8 @@ enum IntakeError {
     Socket(#[from] io::Error),
     #[error("no filter chain matches")]
     NoChain,
+    #[error("a connection limit is reached")]
+    Limit,
     #[error("listener filters took too long")]
     Timeout,
     #[error("first bytes are not acceptable")]
@@ -41,7 +46,9 @@ struct Intake {
     listener: Arc<ListenerRuntime>,
     local: SocketAddr,
     remote: SocketAddr,
+    direct_remote: SocketAddr,
     inspected: Inspected,
+    metadata: Metadata,
     buffer: BytesMut,
 }
 
@@ -61,12 +68,18 @@ pub(crate) async fn serve(
         listener,
         local,
         remote,
+        direct_remote: remote,
         inspected: Inspected::default(),
+        metadata: Metadata::default(),
         buffer: BytesMut::new(),
     };
     let work = async {
         match take_in(&worker, intake).await {
-            Ok((info, stream)) => dispatch(info, stream).await,
+            Ok((info, stream)) => {
+                let logged = ListenerLog::new(&info);
+                dispatch(info, stream).await;
+                drop(logged);
+            }
             Err(error) => tracing::debug!(%error, %remote, "connection not served"),
         }
     };
@@ -82,7 +95,49 @@ async fn take_in(
     worker: &Rc<Worker>,
     mut intake: Intake,
 ) -> Result<(Rc<ConnInfo>, Stream), IntakeError> {
-    run_listener_filters(&mut intake).await?;
+    let (chain, slots) = match find_chain(worker, &mut intake).await {
+        Ok(found) => found,
+        Err(error) => {
+            if !intake.buffer.is_empty() {
+                close_by_reset(&intake.socket);
+            }
+            return Err(error);
+        }
+    };
+    let Intake {
+        mut socket,
+        listener,
+        local,
+        remote,
+        direct_remote,
+        inspected,
+        metadata,
+        buffer,
+    } = intake;
+    socket.unread(buffer.freeze());
+    let (stream, tls) = secure(&chain, socket).await?;
+    let info = Rc::new(ConnInfo {
+        id: worker.shared.connection_id(),
+        local,
+        remote,
+        direct_remote,
+        inspected,
+        metadata,
+        slots,
+        tls,
+        listener,
+        chain,
+        worker: Rc::clone(worker),
+    });
+    Ok((info, stream))
+}
+
+/// Runs the listener filters, hands over, chooses the chain and takes its places.
+async fn find_chain(
+    worker: &Rc<Worker>,
+    intake: &mut Intake,
+) -> Result<(Arc<ChainRuntime>, Vec<Slot>), IntakeError> {
+    run_listener_filters(intake).await?;
     if intake.listener.config.use_original_dst {
         let target = worker
             .shared
@@ -92,37 +147,26 @@ async fn take_in(
             .cloned();
         if let Some(target) = target.filter(|target| !Arc::ptr_eq(target, &intake.listener)) {
             intake.listener = target;
-            run_listener_filters(&mut intake).await?;
+            run_listener_filters(intake).await?;
         }
     }
-    let chain = choose_chain(&intake);
+    let chain = choose_chain(intake);
     let Some(chain) = chain else {
         worker.shared.stats.no_filter_chain_match();
-        log_without_chain(worker, &intake);
+        log_without_chain(worker, intake);
         return Err(IntakeError::NoChain);
     };
-    let Intake {
-        mut socket,
-        listener,
-        local,
-        remote,
-        inspected,
-        buffer,
-    } = intake;
-    socket.unread(buffer.freeze());
-    let (stream, tls) = secure(&chain, socket).await?;
-    let info = Rc::new(ConnInfo {
-        id: worker.shared.connection_id(),
-        local,
-        remote,
-        direct_remote: remote,
-        inspected,
-        tls,
-        listener,
-        chain,
-        worker: Rc::clone(worker),
-    });
-    Ok((info, stream))
+    let slots = admit(&chain).await?;
+    Ok((chain, slots))
+}
+
+/// Envoy only peeks at the first bytes: what it leaves unread makes its close a reset.
+fn close_by_reset(socket: &Socket) {
+    if let SocketKind::Tcp(tcp) = socket.kind()
+        && let Err(error) = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO))
+    {
+        tracing::debug!(%error, "linger not set");
+    }
 }
 
 async fn run_listener_filters(intake: &mut Intake) -> Result<(), IntakeError> {
@@ -159,7 +203,7 @@ async fn inspect(intake: &mut Intake) -> Result<(), IntakeError> {
         match &filter.kind {
             ListenerFilterKind::OriginalDst => restore_destination(intake),
             ListenerFilterKind::OriginalSrc { .. } => {}
-            ListenerFilterKind::ProxyProtocol { .. } => return Err(IntakeError::Refused),
+            ListenerFilterKind::ProxyProtocol(settings) => proxy_header(intake, settings).await?,
             ListenerFilterKind::TlsInspector { close_on_error, .. } => {
                 inspect_tls(intake, *close_on_error).await?
             }
@@ -168,6 +212,71 @@ async fn inspect(intake: &mut Intake) -> Result<(), IntakeError> {
         }
     }
     Ok(())
+}
+
+/// Takes a PROXY protocol header off the front, with what it says of the connection.
+async fn proxy_header(intake: &mut Intake, settings: &ProxyProtocol) -> Result<(), IntakeError> {
+    let header = loop {
+        match proxy_protocol::inspect(&intake.buffer) {
+            Found::Header(header) => break header,
+            Found::Absent if settings.optional => return Ok(()),
+            Found::Absent | Found::Malformed => return Err(IntakeError::Refused),
+            Found::NeedMore => {}
+        }
+        if read_more(intake).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    };
+    let refused = match header.version {
+        proxy_protocol::Version::V1 => settings.refuse_v1,
+        proxy_protocol::Version::V2 => settings.refuse_v2,
+    };
+    if refused {
+        // Where headers are optional, one of a refused version is the client's own data.
+        return if settings.optional {
+            Ok(())
+        } else {
+            Err(IntakeError::Refused)
+        };
+    }
+    intake.buffer.advance(header.len);
+    if let Some((source, destination)) = header.addresses {
+        (intake.remote, intake.local) = (source, destination);
+    }
+    for rule in &settings.rules {
+        if let Some(tlv) = header.tlvs.iter().find(|tlv| tlv.kind == rule.kind) {
+            let value = Value::String(sanitized(&tlv.value).into());
+            intake.metadata.set(&rule.namespace, &rule.key, value);
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that are no UTF-8 become `!`, as Envoy writes them.
+fn sanitized(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        out.extend(chunk.invalid().iter().map(|_| '!'));
+    }
+    out
+}
+
+/// Takes the places that the chain's `connection_limit` filters ask for.
+async fn admit(chain: &ChainRuntime) -> Result<Vec<Slot>, IntakeError> {
+    let mut slots = Vec::new();
+    for (limit, delay) in &chain.limits {
+        match limit.take() {
+            Some(slot) => slots.push(slot),
+            None => {
+                if let Some(delay) = delay {
+                    tokio::time::sleep(*delay).await;
+                }
+                return Err(IntakeError::Limit);
+            }
+        }
+    }
+    Ok(slots)
 }
 
 async fn inspect_tls(intake: &mut Intake, close_on_error: bool) -> Result<(), IntakeError> {
@@ -232,7 +341,7 @@ fn choose_chain(intake: &Intake) -> Option<Arc<ChainRuntime>> {
     let facts = meltemi_traffic::chain::ConnectionFacts {
         local: intake.local,
         remote: intake.remote,
-        direct_remote: intake.remote,
+        direct_remote: intake.direct_remote,
         transport: if intake.inspected.tls {
             "tls"
         } else {
@@ -257,7 +366,7 @@ fn log_without_chain(worker: &Rc<Worker>, intake: &Intake) {
         connection_termination_details: "filter_chain_not_found",
         downstream_local: Some(intake.local),
         downstream_remote: Some(intake.remote),
-        downstream_direct_remote: Some(intake.remote),
+        downstream_direct_remote: Some(intake.direct_remote),
         requested_server_name: &intake.inspected.server_name,
         log_type: "NotSet",
         ..Default::default()
@@ -268,6 +377,44 @@ fn log_without_chain(worker: &Rc<Worker>, intake: &Intake) {
         Default::default(),
         fastrand::u64(..),
     );
+}
+
+/// Writes the listener's log when the connection ends. `tcp_proxy` does so itself: it knows more.
+struct ListenerLog {
+    info: Rc<ConnInfo>,
+    started: std::time::Duration,
+    clock: tokio::time::Instant,
+}
+
+impl ListenerLog {
+    fn new(info: &Rc<ConnInfo>) -> Option<Self> {
+        let wanted = !info.listener.config.access_log.is_empty()
+            && !matches!(info.chain.config.terminal, Terminal::Tcp(_));
+        wanted.then(|| Self {
+            info: Rc::clone(info),
+            started: crate::logs::now(),
+            clock: tokio::time::Instant::now(),
+        })
+    }
+}
+
+impl Drop for ListenerLog {
+    fn drop(&mut self) {
+        let mut info = meltemi_traffic::access::StreamInfo {
+            start: self.started,
+            duration: Some(self.clock.elapsed()),
+            response_code: Some(0),
+            metadata: Some(&self.info.metadata),
+            log_type: "NotSet",
+            ..Default::default()
+        };
+        self.info.describe(&mut info);
+        let logs = &self.info.listener.config.access_log;
+        let shared = &self.info.worker.shared;
+        shared
+            .logs
+            .record(logs, &info, Default::default(), fastrand::u64(..));
+    }
 }
 
 /// A client whose offers have nothing in common with the chain's goes on without a protocol; peers of a mesh offer
@@ -341,6 +488,17 @@ fn state_without_sni(tls: &tokio_rustls::server::TlsStream<Socket>) -> bool {
 /// Hands the connection to the chain's last filter.
 async fn dispatch(info: Rc<ConnInfo>, mut stream: Stream) {
     let chain = Arc::clone(&info.chain);
+    // TCP proxies open by themselves, because they log refusals.
+    let _room = match &chain.config.terminal {
+        Terminal::Tcp(_) => Vec::new(),
+        _ => match chain.network.open() {
+            Ok(room) => room,
+            Err(refused) => {
+                tokio::time::sleep(refused.delay.unwrap_or_default()).await;
+                return;
+            }
+        },
+    };
     match &chain.config.terminal {
         Terminal::Http(_) => http::serve(info, stream).await,
         Terminal::Tcp(proxy) => tcp::serve(info, Arc::clone(proxy), stream).await,

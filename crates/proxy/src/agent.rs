@@ -1,10 +1,9 @@
 //! `meltemi proxy sidecar|router`: the proxy as part of a mesh.
 //!
-//! [`config`] reads the environment that the injector sets; [`channel`] reaches the control plane; [`ads`] turns its
-//! resources into configuration; [`status`] answers readiness, metrics and the application's probes. The workload's
+//! [`config`] reads the environment that the injector sets; [`channel`] reaches the control plane, whose resources
+//! [`crate::discovery`] turns into configuration; [`status`] answers readiness, metrics and the application's probes. The workload's
 //! key is made here and never leaves the process.
 
-mod ads;
 pub(crate) mod channel;
 pub(crate) mod config;
 pub(crate) mod identity;
@@ -13,12 +12,16 @@ mod status;
 
 pub use config::{AgentConfig, Role};
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use meltemi_traffic::Str;
+use meltemi_traffic::discovery::{Reference, Source};
 
 use crate::admin::{self, Dump};
+use crate::discovery::{self, Aggregated, Hub};
 use crate::engine::{Engine, EngineOptions};
 use crate::standalone::{ProxyError, Task, start_admin, wait_for_end};
 
@@ -41,7 +44,7 @@ async fn run(config: AgentConfig) -> Result<(), ProxyError> {
         node: config.identity(),
         concurrency: config.concurrency,
         mark: config.mark,
-        max_connections: None,
+        ..EngineOptions::default()
     })?;
     let dump = Arc::new(Dump::default());
     dump.set_bootstrap(config.bootstrap_json());
@@ -66,9 +69,11 @@ async fn run(config: AgentConfig) -> Result<(), ProxyError> {
         // A proxy without its certificate must not open listeners: their handshakes would fail.
         identity::wait_for_first(certificates).await;
         let connector = channel::AdsConnector::new(ads_config);
-        let mut subscriber = ads::Subscription::new(shared, dump);
-        let wake = Notify::new();
-        meltemi_xds::client::run(&connector, &node, &mut subscriber, &wake).await;
+        let mut hub = Hub::new(shared, dump, true);
+        let everything = Reference::new(Source::Ads, Str::default(), None);
+        hub.want_collections(Some(&everything), Some(&everything));
+        let hub = Rc::new(RefCell::new(hub));
+        discovery::run(hub, node, Aggregated::Agent(connector)).await;
     });
     let result = wait_for_end(&engine).await;
     discovery.abort();

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use meltemi_traffic::Str;
 use meltemi_traffic::access::{StreamInfo, Tls};
 use meltemi_traffic::chain::ConnectionFacts;
+use meltemi_traffic::listener::ListenerFilterKind;
+use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::tls::PeerIdentity;
 
+use crate::limit::Slot;
 use crate::listener::{ChainRuntime, ListenerRuntime};
 use crate::worker::Worker;
 
@@ -25,6 +28,11 @@ pub(crate) struct ConnInfo {
     pub direct_remote: SocketAddr,
     /// What the inspectors saw.
     pub inspected: Inspected,
+    /// What listener filters found out; every exchange starts with it.
+    pub metadata: Metadata,
+    /// Places taken at connection limits, for as long as the connection lives.
+    #[allow(dead_code, reason = "held, never read")]
+    pub slots: Vec<Slot>,
     /// TLS, when we terminate it.
     pub tls: Option<TlsFacts>,
     /// The listener.
@@ -62,6 +70,18 @@ pub(crate) struct TlsFacts {
 }
 
 impl ConnInfo {
+    /// The destination that the client meant, where something could have changed it on the way here.
+    pub(crate) fn restored_destination(&self) -> Option<SocketAddr> {
+        let config = &self.listener.config;
+        let restores = config.filters.iter().any(|filter| {
+            matches!(
+                filter.kind,
+                ListenerFilterKind::OriginalDst | ListenerFilterKind::ProxyProtocol { .. }
+            )
+        });
+        (restores || config.transparent || !config.bind_to_port).then_some(self.local)
+    }
+
     /// The same facts as the maths takes them. `protocols` is filled from the inspected ones.
     pub(crate) fn with_facts<T>(&self, use_facts: impl FnOnce(&ConnectionFacts<'_>) -> T) -> T {
         let protocols: Vec<&[u8]> = self.inspected.protocols.iter().map(Vec::as_slice).collect();

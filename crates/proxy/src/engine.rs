@@ -13,12 +13,14 @@ use meltemi_traffic::Str;
 use meltemi_traffic::cluster::Cluster;
 use meltemi_traffic::endpoint::Assignment;
 use meltemi_traffic::listener::Listener;
+use meltemi_traffic::overload::OverloadManager;
 use meltemi_traffic::route::RouteTable;
 use meltemi_traffic::tls::Secret;
 use meltemi_upstream::connect::SocketDefaults;
 use tokio::task::JoinSet;
 
 use crate::listener::{ApplyError, BoundAddress};
+use crate::overload::watch_memory;
 use crate::state::{Drain, NodeIdentity, Shared};
 use crate::support::{check_cluster, check_routes};
 use crate::worker;
@@ -37,6 +39,10 @@ pub struct EngineOptions {
     pub mark: Option<u32>,
     /// Most downstream connections of the process.
     pub max_connections: Option<u64>,
+    /// Most downstream connections of a listener, by its name.
+    pub listener_limits: Vec<(Str, u64)>,
+    /// What is done under pressure.
+    pub overload: Option<OverloadManager>,
 }
 
 /// A change of configuration; everything in it takes effect together.
@@ -48,8 +54,8 @@ pub struct Change {
     pub removed_clusters: Vec<Str>,
     /// Endpoint assignments.
     pub assignments: Vec<Arc<Assignment>>,
-    /// New and changed routes.
-    pub routes: Vec<Arc<RouteTable>>,
+    /// New and changed routes, with the key of their references.
+    pub routes: Vec<(Str, Arc<RouteTable>)>,
     /// Routes that are gone.
     pub removed_routes: Vec<Str>,
     /// Secrets.
@@ -82,6 +88,7 @@ impl Engine {
         };
         let sockets = SocketDefaults { mark: options.mark };
         let shared = Shared::new(options.node, sockets, concurrency);
+        shared.listeners.limit(&options.listener_limits);
         if let Some(max) = options.max_connections {
             shared.stats.limit_connections(max);
         }
@@ -101,6 +108,9 @@ impl Engine {
         tasks.spawn(Arc::clone(&shared.clusters).maintain());
         let logs = Arc::clone(&shared);
         tasks.spawn(async move { logs.logs.keep_flushed().await });
+        if let Some(manager) = options.overload {
+            tasks.spawn(watch_memory(Arc::clone(&shared.overload), manager));
+        }
         Ok(Self {
             shared,
             workers,
@@ -186,24 +196,29 @@ pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError>
                 false
             }
         });
-    change.routes.retain(|table| match check_routes(table) {
-        Ok(()) => true,
-        Err(error) => {
-            errors.push(error);
-            false
-        }
-    });
+    change
+        .routes
+        .retain(|(_, table)| match check_routes(table) {
+            Ok(()) => true,
+            Err(error) => {
+                errors.push(error);
+                false
+            }
+        });
     for secret in change.secrets {
-        shared.secrets.set(secret);
+        shared.secrets.set(secret.name.clone(), secret);
     }
     if !change.clusters.is_empty() || !change.removed_clusters.is_empty() {
         shared
             .clusters
             .apply(change.clusters, &change.removed_clusters);
     }
-    for assignment in change.assignments {
-        shared.clusters.set_assignment(assignment);
-    }
+    let assignments: Vec<_> = change
+        .assignments
+        .into_iter()
+        .map(|assignment| (assignment.cluster.clone(), assignment))
+        .collect();
+    shared.clusters.set_assignments(&assignments);
     if !change.routes.is_empty() || !change.removed_routes.is_empty() {
         shared.routes.apply(change.routes, &change.removed_routes);
     }

@@ -3,11 +3,14 @@
 //! [`serve`] finds the codec and hands each request to [`exchange::serve`], which walks it through the phases
 //! early → route → filters → action → record, and [`forward`] pumps bodies between both sides.
 
+mod demand;
 mod downstream;
 mod early;
 mod exchange;
 mod filters;
 mod forward;
+mod http2;
+mod metered;
 mod record;
 mod reply;
 mod request;
@@ -19,11 +22,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use meltemi_traffic::hcm::{Codec, ConnectionManager};
-use meltemi_upstream::gather::gather;
+use meltemi_traffic::hcm::{Codec, ConnectionManager, Http1Options};
 use meltemi_upstream::http1::{Conn, Http1Error};
-use meltemi_upstream::http2;
 use meltemi_upstream::stream::{Rewound, Stream};
+use meltemi_wire::http1::case::KeepCase;
 use meltemi_wire::http1::encode::ResponseBody;
 use meltemi_wire::http1::head::{HeadLimits, RequestHead};
 use meltemi_wire::sniff::HTTP2_PREFACE;
@@ -31,15 +33,9 @@ use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
-use downstream::{Downstream, Http1Side, Http2Side};
+use downstream::{Downstream, Http1Side};
 use exchange::Context;
 use request::Request;
-
-/// Windows towards clients where the configuration says nothing; see `pool` for why they are below Envoy's.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Envoy's default `max_concurrent_streams`.
-const MAX_STREAMS: u32 = 1024;
 
 /// Serves all requests of one connection.
 pub(crate) async fn serve(info: Rc<ConnInfo>, stream: Stream) {
@@ -50,19 +46,26 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, stream: Stream) {
     let mut conn = Conn::new(stream);
     let http2 = match hcm.codec {
         Codec::Http1 => false,
-        Codec::Http2 => true,
+        Codec::Http2 => match sniff(&mut conn, hcm.idle_timeout).await {
+            Some(true) => true,
+            Some(false) => return close(conn, hcm.delayed_close_timeout).await,
+            None => return,
+        },
         Codec::Auto => match conn.stream().alpn() {
-            Some(b"h2") => true,
             Some(b"http/1.1" | b"http/1.0") => false,
-            _ => match sniff(&mut conn, hcm.idle_timeout).await {
-                Some(http2) => http2,
-                None => return,
-            },
+            alpn => {
+                let must = alpn == Some(b"h2");
+                match sniff(&mut conn, hcm.idle_timeout).await {
+                    Some(false) if must => return close(conn, hcm.delayed_close_timeout).await,
+                    Some(http2) => http2,
+                    None => return,
+                }
+            }
         },
     };
     if http2 {
         let (stream, read_ahead) = conn.into_parts();
-        serve_http2(info, hcm, Rewound::new(read_ahead, stream)).await;
+        http2::serve(info, hcm, Rewound::new(read_ahead, stream)).await;
     } else {
         serve_http1(info, hcm, conn).await;
     }
@@ -96,6 +99,17 @@ fn limits(hcm: &ConnectionManager) -> HeadLimits {
     HeadLimits {
         max_bytes: hcm.max_headers_kb as usize * 1024,
         max_headers: hcm.max_headers_count as usize,
+        allow_chunked_length: hcm.http1.allow_chunked_length,
+        keep_case: keep_case(&hcm.http1),
+    }
+}
+
+/// Whether a side's codec remembers how names were spelt.
+pub(crate) fn keep_case(options: &Http1Options) -> KeepCase {
+    match (options.preserve_case, options.preserve_case_new_proper) {
+        (false, _) => KeepCase::No,
+        (true, false) => KeepCase::NewLower,
+        (true, true) => KeepCase::NewProper,
     }
 }
 
@@ -103,14 +117,15 @@ fn limits(hcm: &ConnectionManager) -> HeadLimits {
 enum Between {
     Request(Box<RequestHead>),
     Closed,
+    /// Its head did not come to its end in time.
+    Slow,
     Refused(Http1Error),
-    /// The head did not arrive in time.
-    Late,
 }
 
 async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: Conn) {
     let context = Context::new(Rc::clone(&info));
     let limits = limits(&hcm);
+    conn.set_proper_case(hcm.http1.proper_case);
     let mut idle = IdleTimer::new(hcm.stream_idle_timeout);
     let mut between = IdleTimer::new(hcm.idle_timeout);
     let mut served: u32 = 0;
@@ -130,17 +145,20 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
             Between::Request(head) => *head,
             Between::Closed => break,
             Between::Refused(error) => {
-                exchange::refuse(&context, &mut conn, &error).await;
+                exchange::refuse(&context, &mut conn, &error);
                 break;
             }
-            Between::Late => {
-                exchange::refuse_late(&context, &mut conn);
+            Between::Slow => {
+                exchange::refuse_slow(&context, &mut conn);
                 break;
             }
         };
         served += 1;
+        if hcm.http1.accept_http_10 {
+            conn.set_version(head.version);
+        }
         let (request, mut keep_alive) = Request::from_http1(head, info.tls.is_some());
-        keep_alive &= !context.is_draining();
+        keep_alive &= !context.is_draining() && !context.sheds_keepalive();
         keep_alive &= hcm
             .max_requests_per_connection
             .is_none_or(|max| served < max);
@@ -154,8 +172,6 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
         if expects && !hcm.proxy_100_continue && tell_to_continue(&mut conn).await.is_err() {
             break;
         }
-        let is_old = request.protocol == meltemi_traffic::access::Protocol::Http10;
-        conn.answer_http10(is_old && hcm.http1.accept_http_10);
         let mut down = Downstream::Http1(Http1Side {
             head_request: request.method == http::Method::HEAD,
             http10: request.protocol == meltemi_traffic::access::Protocol::Http10,
@@ -207,7 +223,7 @@ async fn next_request(
         } else if let Some(limit) = head_timeout {
             let timer = started.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
             if timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Between::Late);
+                return Poll::Ready(Between::Slow);
             }
         }
         idle.poll(cx).map(|()| Between::Closed)
@@ -233,102 +249,4 @@ async fn close(mut conn: Conn, delay: Option<Duration>) {
         }
     };
     let _ = tokio::time::timeout(delay, linger).await;
-}
-
-async fn serve_http2(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, stream: Rewound) {
-    let options = &hcm.http2;
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(options.initial_stream_window.unwrap_or(STREAM_WINDOW))
-        .initial_connection_window_size(
-            options
-                .initial_connection_window
-                .unwrap_or(CONNECTION_WINDOW),
-        )
-        .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))
-        .max_header_list_size(hcm.max_headers_kb * 1024);
-    if options.allow_connect {
-        builder.enable_connect_protocol();
-    }
-    let (stream, gather) = gather(stream);
-    let mut connection = match builder.handshake::<_, bytes::Bytes>(stream).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            tracing::debug!(%error, "http2 handshake");
-            return;
-        }
-    };
-    let context = Context::new(Rc::clone(&info));
-    let mut draining = false;
-    let mut idle = IdleTimer::new(hcm.idle_timeout);
-    let streams = Rc::new(std::cell::Cell::new(0_usize));
-    let mut drain = std::pin::pin!(context.draining());
-    loop {
-        let accepted = std::future::poll_fn(|cx| {
-            if !draining && drain.as_mut().poll(cx).is_ready() {
-                draining = true;
-                connection.graceful_shutdown();
-            }
-            let accepted = gather.poll_with(cx, |cx| connection.poll_accept(cx));
-            if accepted.is_ready() {
-                return accepted;
-            }
-            if streams.get() == 0 && idle.poll(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            Poll::Pending
-        })
-        .await;
-        match accepted {
-            Some(Ok((head, respond))) => {
-                idle.touch();
-                tokio::task::spawn_local(serve_stream(
-                    context.clone(),
-                    head,
-                    respond,
-                    Rc::clone(&streams),
-                ));
-            }
-            Some(Err(error)) => {
-                tracing::debug!(%error, "http2 connection ended");
-                return;
-            }
-            None => return,
-        }
-    }
-}
-
-/// Counts a stream for as long as it lives.
-struct StreamCount(Rc<std::cell::Cell<usize>>);
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-async fn serve_stream(
-    context: Context,
-    head: http::Request<h2::RecvStream>,
-    respond: h2::server::SendResponse<bytes::Bytes>,
-    streams: Rc<std::cell::Cell<usize>>,
-) {
-    streams.set(streams.get() + 1);
-    let _count = StreamCount(streams);
-    let (head, body) = head.into_parts();
-    let end = body.is_end_stream();
-    let request = Request::from_http2(head, end, context.info().tls.is_some());
-    let mut idle = IdleTimer::new(context.hcm().stream_idle_timeout);
-    let head_request = request.method == http::Method::HEAD;
-    let mut down = Downstream::Http2(Http2Side {
-        recv: http2::Recv::new(body),
-        respond,
-        head_request,
-        send: None,
-    });
-    if early::has_refused_names(context.hcm(), &request.headers) {
-        exchange::refuse_stream(&context, &request, &mut down);
-        return;
-    }
-    exchange::serve(&context, request, &mut down, &mut idle).await;
 }

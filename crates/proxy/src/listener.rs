@@ -1,36 +1,46 @@
 //! Listeners at run time: sockets made once per address and kept across updates, chains with their TLS contexts.
 
+mod error;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use http::header::HeaderValue;
-use meltemi_capture::socket_options::SocketOptions;
+use meltemi_capture::socket_options::{RawValue, SocketOptions};
 use meltemi_filters::http::Filter;
-use meltemi_traffic::Str;
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::endpoint::Address;
-use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, PeerMetadata};
-use meltemi_traffic::listener::{FilterChain, Listener, Terminal};
+use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, OnDemand, PeerMetadata};
+use meltemi_traffic::listener::{FilterChain, Listener, NetworkFilterKind, Terminal};
+use meltemi_traffic::{Limit, Str};
 use meltemi_upstream::connect::raw_options;
 use meltemi_upstream::pool::AlpnOffer;
 use meltemi_upstream::tls::{SecretStore, ServerContext};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+pub use error::ApplyError;
+
+use crate::limit::Slots;
 use crate::stats::HttpStats;
 
 /// Accept queue length where nothing is configured.
 const BACKLOG: i32 = 1024;
+/// Numbers of the kernel's interface.
+const IPPROTO_TCP: i32 = 6;
+const TCP_FASTOPEN: i32 = 23;
 
 /// One listener with what its chains need at run time.
 #[derive(Debug)]
 pub(crate) struct ListenerRuntime {
     /// Its configuration.
     pub config: Arc<Listener>,
+    /// Connections at once, when they are limited.
+    pub limit: Option<Arc<Slots>>,
     chains: Vec<Arc<ChainRuntime>>,
     default_chain: Option<Arc<ChainRuntime>>,
 }
@@ -40,8 +50,12 @@ pub(crate) struct ListenerRuntime {
 pub(crate) struct ChainRuntime {
     /// Its configuration.
     pub config: Arc<FilterChain>,
+    /// Network filters before the last.
+    pub network: meltemi_filters::network::Filters,
     /// TLS termination.
     pub tls: Option<ServerContext>,
+    /// Its `connection_limit` filters, with the time before a refused connection closes.
+    pub limits: Vec<(Arc<Slots>, Limit)>,
     /// What its connection manager precomputes.
     pub http: Option<HttpRuntime>,
     /// Replaced or removed: its HTTP connections end after their current exchange.
@@ -53,6 +67,8 @@ pub(crate) struct ChainRuntime {
 pub(crate) struct HttpRuntime {
     /// The configuration.
     pub config: Arc<ConnectionManager>,
+    /// `grpc_stats`: whether every method has its own counters.
+    pub grpc_stats: Option<bool>,
     /// Filters with work of their own, in order.
     pub filters: Vec<Filter>,
     /// Offers of `istio.alpn` to upstreams that get HTTP/1.0, HTTP/1.1 and HTTP/2.
@@ -61,6 +77,10 @@ pub(crate) struct HttpRuntime {
     pub istio_stats: Option<Arc<IstioStats>>,
     /// `istio.metadata_exchange`.
     pub peer_metadata: Option<Arc<PeerMetadata>>,
+    /// `on_demand`.
+    pub on_demand: Option<(Str, OnDemand)>,
+    /// Some filter has no configuration.
+    pub filter_missing: bool,
     /// The router's `suppress_envoy_headers`.
     pub suppress_envoy_headers: bool,
     /// `server` of our responses.
@@ -73,7 +93,12 @@ pub(crate) struct HttpRuntime {
 
 impl ListenerRuntime {
     /// `old` is the version that this one replaces: chains that did not change are taken over with their connections.
-    fn new(config: Arc<Listener>, secrets: &Arc<SecretStore>, old: Option<&Self>) -> Arc<Self> {
+    fn new(
+        config: Arc<Listener>,
+        secrets: &Arc<SecretStore>,
+        old: Option<&Self>,
+        limit: Option<Arc<Slots>>,
+    ) -> Arc<Self> {
         let known: Vec<&Arc<ChainRuntime>> = old.into_iter().flat_map(Self::all_chains).collect();
         let chain = |config: &Arc<FilterChain>| {
             let same = known.iter().find(|have| {
@@ -90,6 +115,7 @@ impl ListenerRuntime {
         let default_chain = config.default_chain.as_ref().map(chain);
         Arc::new(Self {
             config,
+            limit,
             chains,
             default_chain,
         })
@@ -117,20 +143,6 @@ impl ListenerRuntime {
             }
         }
     }
-
-    /// Names of routes that must be there before the listener starts.
-    pub(crate) fn route_names(config: &Listener) -> Vec<Str> {
-        let chains = config.chains.iter().chain(&config.default_chain);
-        chains
-            .filter_map(|chain| match &chain.terminal {
-                Terminal::Http(hcm) => match &hcm.routes {
-                    meltemi_traffic::hcm::RouteSource::Rds { name, .. } => Some(name.clone()),
-                    meltemi_traffic::hcm::RouteSource::Inline(_) => None,
-                },
-                _ => None,
-            })
-            .collect()
-    }
 }
 
 impl ChainRuntime {
@@ -143,7 +155,18 @@ impl ChainRuntime {
             Terminal::Http(hcm) => Some(HttpRuntime::new(Arc::clone(hcm))),
             _ => None,
         };
+        let limits = config
+            .filters
+            .iter()
+            .filter_map(|filter| match filter.kind {
+                NetworkFilterKind::ConnectionLimit { max, delay, .. } => {
+                    Some((Slots::new(max), delay))
+                }
+                _ => None,
+            });
         Self {
+            network: meltemi_filters::network::Filters::new(&config.filters),
+            limits: limits.collect(),
             config,
             tls,
             http,
@@ -168,8 +191,11 @@ impl HttpRuntime {
                 .collect(),
             config: Arc::clone(&config),
             alpn: [None, None, None],
+            grpc_stats: None,
             istio_stats: None,
             peer_metadata: None,
+            on_demand: None,
+            filter_missing: false,
             suppress_envoy_headers: false,
         };
         let offer = |list: &[Str]| {
@@ -184,10 +210,17 @@ impl HttpRuntime {
                 HttpFilterKind::IstioAlpn(alpn) => {
                     runtime.alpn = [offer(&alpn.http10), offer(&alpn.http11), offer(&alpn.http2)];
                 }
+                HttpFilterKind::GrpcStats { all_methods, .. } => {
+                    runtime.grpc_stats = Some(*all_methods);
+                }
                 HttpFilterKind::IstioStats(stats) => runtime.istio_stats = Some(Arc::clone(stats)),
                 HttpFilterKind::IstioPeerMetadata(exchange) => {
                     runtime.peer_metadata = Some(Arc::clone(exchange))
                 }
+                HttpFilterKind::OnDemand(settings) => {
+                    runtime.on_demand = Some((filter.name.clone(), settings.clone()));
+                }
+                HttpFilterKind::Missing => runtime.filter_missing = true,
                 HttpFilterKind::Router(router) => {
                     runtime.suppress_envoy_headers = router.suppress_envoy_headers
                 }
@@ -258,34 +291,9 @@ impl Table {
 pub(crate) struct Listeners {
     table: ArcSwap<Table>,
     sockets: Mutex<HashMap<Address, Arc<Bound>>>,
+    limits: OnceLock<HashMap<Str, Arc<Slots>>>,
     changed: watch::Sender<u64>,
     workers: usize,
-}
-
-/// Why a resource could not be taken into use.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// A listener's address could not be bound.
-    #[error("listener {listener}: cannot bind {address}: {source}")]
-    Bind {
-        /// Which listener.
-        listener: Str,
-        /// Which address.
-        address: String,
-        /// The system's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The resource asks for something that is understood but not carried out yet.
-    #[error("{kind} {name}: {what} is not supported")]
-    Unsupported {
-        /// `listener` or `cluster`.
-        kind: &'static str,
-        /// Which one.
-        name: Str,
-        /// What it asks for.
-        what: &'static str,
-    },
 }
 
 impl Listeners {
@@ -293,6 +301,7 @@ impl Listeners {
         Self {
             table: ArcSwap::default(),
             sockets: Mutex::default(),
+            limits: OnceLock::new(),
             changed: watch::channel(0).0,
             workers,
         }
@@ -311,6 +320,19 @@ impl Listeners {
     /// Tells when the set of bound addresses changed.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Connections that limits of listeners refused.
+    pub(crate) fn refused(&self) -> u64 {
+        let limits = self.limits.get().into_iter().flat_map(HashMap::values);
+        limits.map(|limit| limit.refused()).sum()
+    }
+
+    /// Sets the most connections of listeners, by their names; once, before there are any.
+    pub(crate) fn limit(&self, limits: &[(Str, u64)]) {
+        let limits = limits.iter();
+        let slots = limits.map(|(name, max)| (name.clone(), Slots::new(*max)));
+        let _ = self.limits.set(slots.collect());
     }
 
     /// Adds, replaces and removes listeners. Sockets of addresses that stay are kept; an address that cannot be
@@ -332,9 +354,13 @@ impl Listeners {
             match ready {
                 Ok(()) => {
                     let before = old.listeners.get(&config.name).map(Arc::as_ref);
+                    let limit = self
+                        .limits
+                        .get()
+                        .and_then(|limits| limits.get(&config.name).cloned());
                     listeners.insert(
                         config.name.clone(),
-                        ListenerRuntime::new(config, secrets, before),
+                        ListenerRuntime::new(config, secrets, before, limit),
                     );
                 }
                 Err(error) => errors.push(error),
@@ -350,6 +376,30 @@ impl Listeners {
         self.table.store(Arc::new(table));
         self.changed.send_modify(|version| *version += 1);
         errors
+    }
+
+    /// Whether a listener could be taken into use now: everything that it asks for is there, and its addresses are free.
+    pub(crate) fn check(&self, config: &Listener) -> Result<(), ApplyError> {
+        crate::support::check_listener(config)?;
+        if !config.bind_to_port {
+            return Ok(());
+        }
+        let ours = self.sockets.lock();
+        for address in &config.addresses {
+            let Address::Socket(socket) = address else {
+                continue;
+            };
+            if ours.contains_key(address) {
+                continue;
+            }
+            // Bound and closed again: it must not take connections before it can serve them.
+            bind_tcp(*socket, config).map_err(|source| ApplyError::Bind {
+                listener: config.name.clone(),
+                address: address.to_string(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// Closes every socket: new connections are refused at once instead of waiting for nobody. What was accepted goes on.
@@ -425,7 +475,7 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
             let mut sockets = Vec::with_capacity(workers);
             let mut address = *wanted;
             for _ in 0..workers {
-                let listener = bind_tcp(address, config)?;
+                let listener = listen_tcp(address, config)?;
                 address = listener.local_addr()?;
                 sockets.push(BoundSocket::Tcp(listener));
             }
@@ -435,10 +485,7 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
             })
         }
         Address::Pipe(path) => {
-            if !path.starts_with('@') {
-                let _ = std::fs::remove_file(path.as_str());
-            }
-            let listener = std::os::unix::net::UnixListener::bind(path.as_str())?;
+            let listener = bind_unix(path)?;
             listener.set_nonblocking(true)?;
             let mut sockets = Vec::with_capacity(workers);
             for _ in 0..workers {
@@ -456,7 +503,30 @@ fn bind_address(address: &Address, config: &Listener, workers: usize) -> io::Res
     }
 }
 
-fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpListener> {
+fn listen_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpListener> {
+    let socket = bind_tcp(address, config)?;
+    let backlog = config
+        .backlog
+        .and_then(|backlog| i32::try_from(backlog).ok())
+        .unwrap_or(BACKLOG);
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// A path, or with a leading `@` a name in the abstract namespace.
+fn bind_unix(path: &str) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    match path.strip_prefix('@') {
+        Some(name) => UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?),
+        None => {
+            let _ = std::fs::remove_file(path);
+            UnixListener::bind(path)
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<socket2::Socket> {
     let domain = if address.is_ipv4() {
         socket2::Domain::IPV4
     } else {
@@ -464,11 +534,16 @@ fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpL
     };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    let mut raw = raw_options(&config.options);
+    if let Some(length) = config.fast_open {
+        let length = i32::try_from(length).unwrap_or(i32::MAX);
+        raw.push((IPPROTO_TCP, TCP_FASTOPEN, RawValue::Int(length)));
+    }
     SocketOptions {
         transparent: config.transparent,
         freebind: config.freebind,
         reuse_port: config.reuse_port,
-        raw: raw_options(&config.options),
+        raw,
         ..SocketOptions::default()
     }
     .apply(&socket)?;
@@ -476,11 +551,6 @@ fn bind_tcp(address: SocketAddr, config: &Listener) -> io::Result<std::net::TcpL
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    let backlog = config
-        .backlog
-        .and_then(|backlog| i32::try_from(backlog).ok())
-        .unwrap_or(BACKLOG);
-    socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }

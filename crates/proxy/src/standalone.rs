@@ -1,11 +1,14 @@
 //! `meltemi proxy --config FILE`: a proxy from an Envoy v3 bootstrap file.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use meltemi_compile::Boot;
 use meltemi_proto::envoy::config::bootstrap::v3::Bootstrap;
 use meltemi_traffic::Str;
 use meltemi_traffic::endpoint::Address;
@@ -13,6 +16,7 @@ use prost::Message as _;
 use serde_json::Value;
 
 use crate::admin::{self, Dump, DumpKind};
+use crate::discovery::{self, Aggregated, Hub, Never};
 use crate::engine::{Change, Engine, EngineOptions};
 use crate::listener::ApplyError;
 use crate::state::NodeIdentity;
@@ -111,54 +115,56 @@ pub enum ProxyError {
 /// When the file cannot be used or an address cannot be bound; the message is one sentence with the field's path.
 pub fn run_static(config: StaticConfig) -> Result<(), ProxyError> {
     let (bootstrap, json) = read_bootstrap(&config.path)?;
-    let refused = |refusal: String| ProxyError::Refused {
+    let boot = meltemi_compile::bootstrap(&bootstrap).map_err(|refusal| ProxyError::Refused {
         path: config.path.clone(),
-        refusal,
-    };
-    let boot =
-        meltemi_compile::bootstrap(&bootstrap).map_err(|refusal| refused(refusal.to_string()))?;
-    if boot.lds.is_some() || boot.cds.is_some() || boot.ads.is_some() {
-        return Err(refused(
-            "dynamic_resources: discovery needs `meltemi proxy sidecar` or `router`".to_owned(),
-        ));
-    }
+        refusal: refusal.to_string(),
+    })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let node = NodeIdentity {
-            id: boot.node.id.as_str().into(),
-            cluster: boot.node.cluster.as_str().into(),
-            ..NodeIdentity::default()
-        };
-        let engine = Engine::start(EngineOptions {
-            node,
-            concurrency: config.concurrency,
-            mark: config.mark,
-            max_connections: boot.max_connections,
-        })?;
-        let dump = Arc::new(Dump::default());
-        dump.set_bootstrap(json);
-        remember(&dump, &bootstrap);
-        let change = Change {
-            clusters: boot.clusters,
-            secrets: boot.secrets,
-            listeners: boot.listeners,
-            ..Change::default()
-        };
-        if let Some(error) = engine.apply(change).into_iter().next() {
-            return Err(error.into());
-        }
-        let _admin = match boot.admin {
-            Some(Address::Socket(address)) => Some(start_admin(&engine, &dump, address)?),
-            _ => None,
-        };
-        engine.set_live();
-        tracing::info!(workers = engine.shared.concurrency, "proxy is live");
-        wait_for_end(&engine).await?;
-        engine.stop(DRAIN, GRACE).await;
-        Ok(())
-    })
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, run(&config, boot, &bootstrap, json))
+}
+
+async fn run(
+    config: &StaticConfig,
+    mut boot: Boot,
+    bootstrap: &Bootstrap,
+    json: Value,
+) -> Result<(), ProxyError> {
+    let node = NodeIdentity {
+        id: boot.node.id.as_str().into(),
+        cluster: boot.node.cluster.as_str().into(),
+        ..NodeIdentity::default()
+    };
+    let engine = Engine::start(EngineOptions {
+        node,
+        concurrency: config.concurrency,
+        mark: config.mark,
+        max_connections: boot.max_connections,
+        listener_limits: std::mem::take(&mut boot.listener_limits),
+        overload: boot.overload.take(),
+    })?;
+    let dump = Arc::new(Dump::default());
+    dump.set_bootstrap(json);
+    remember(&dump, bootstrap);
+    let _admin = match &boot.admin {
+        Some(Address::Socket(address)) => Some(start_admin(&engine, &dump, *address)?),
+        _ => None,
+    };
+    let node = std::mem::take(&mut boot.node);
+    let aggregated = boot
+        .ads
+        .take()
+        .map_or(Aggregated::<Never>::None, Aggregated::Cluster);
+    let mut hub = Hub::new(Arc::clone(&engine.shared), dump, false);
+    hub.start_static(boot)?;
+    let hub = Rc::new(RefCell::new(hub));
+    let following = tokio::task::spawn_local(discovery::run(hub, node, aggregated));
+    wait_for_end(&engine).await?;
+    following.abort();
+    engine.stop(DRAIN, GRACE).await;
+    Ok(())
 }
 
 /// The static resources of a bootstrap text (YAML or JSON), as one change for an [`Engine`].

@@ -14,11 +14,15 @@ use meltemi_traffic::route::RouteTable;
 use meltemi_upstream::connect::SocketDefaults;
 use meltemi_upstream::manager::ClusterManager;
 use meltemi_upstream::tls::SecretStore;
+use meltemi_xds::ResourceType;
 use tokio::sync::{Notify, watch};
 
+use crate::discovery::demand::Demand;
 use crate::listener::Listeners;
 use crate::logs::LogSinks;
+use crate::overload::Overload;
 use crate::stats::Stats;
+use crate::worker::Inboxes;
 
 /// Who this proxy is, for statistics, metadata exchange and the admin port.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +99,10 @@ pub(crate) struct Shared {
     pub secrets: Arc<SecretStore>,
     /// Counters.
     pub stats: Stats,
+    /// What is shed under pressure.
+    pub overload: Arc<Overload>,
+    /// Workers, for connections that are spread evenly.
+    pub inboxes: Inboxes,
     /// Access logs.
     pub logs: LogSinks,
     /// Who we are.
@@ -113,6 +121,8 @@ pub(crate) struct Shared {
     pub concurrency: usize,
     /// Updates taken and refused.
     pub updates: Updates,
+    /// Names that requests ask for.
+    pub demand: Demand,
     /// Somebody asked the process to end.
     pub quit: Notify,
     /// The first configuration is complete and the workers serve it.
@@ -144,12 +154,16 @@ impl Shared {
     ) -> Arc<Self> {
         let secrets = Arc::<SecretStore>::default();
         let identity = OwnIdentity::of(&node);
+        let clusters = ClusterManager::new(Arc::clone(&secrets));
+        clusters.use_sockets(sockets);
         Arc::new(Self {
-            clusters: ClusterManager::new(Arc::clone(&secrets)),
+            clusters,
             listeners: Listeners::new(concurrency),
             routes: Routes::default(),
             secrets,
             stats: Stats::default(),
+            overload: Arc::default(),
+            inboxes: Inboxes::new(concurrency),
             logs: LogSinks::default(),
             istio: Metrics::new(identity.workload.clone(), DEFAULT_MAX_SERIES),
             peers: PeerCache::default(),
@@ -160,6 +174,7 @@ impl Shared {
             started: Instant::now(),
             concurrency,
             updates: Updates::default(),
+            demand: Demand::default(),
             quit: Notify::new(),
             live: AtomicBool::new(false),
             drain: watch::channel(Drain::Off).0,
@@ -207,7 +222,7 @@ impl Shared {
     }
 }
 
-/// Route configurations by name.
+/// Route configurations by the key of their references.
 #[derive(Debug, Default)]
 pub(crate) struct Routes(ArcSwap<AHashMap<Str, Arc<RouteTable>>>);
 
@@ -218,14 +233,12 @@ impl Routes {
     }
 
     /// Adds, replaces and removes, as one change.
-    pub(crate) fn apply(&self, tables: Vec<Arc<RouteTable>>, removed: &[Str]) {
+    pub(crate) fn apply(&self, tables: Vec<(Str, Arc<RouteTable>)>, removed: &[Str]) {
         let mut map = AHashMap::clone(&self.0.load());
         for name in removed {
             map.remove(name);
         }
-        for table in tables {
-            map.insert(table.name.clone(), table);
-        }
+        map.extend(tables);
         self.0.store(Arc::new(map));
     }
 }
@@ -233,8 +246,89 @@ impl Routes {
 /// Configuration updates by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Updates {
-    pub clusters: AtomicU64,
-    pub clusters_rejected: AtomicU64,
-    pub listeners: AtomicU64,
-    pub listeners_rejected: AtomicU64,
+    /// CDS.
+    pub clusters: Subscription,
+    /// LDS.
+    pub listeners: Subscription,
+    /// EDS.
+    pub endpoints: Subscription,
+    /// RDS and VHDS.
+    pub routes: Subscription,
+    /// SDS.
+    pub secrets: Subscription,
+    /// ECDS.
+    pub extensions: Subscription,
+    connected: AtomicBool,
+}
+
+impl Updates {
+    /// The counters of a type of resource.
+    pub(crate) fn of(&self, kind: &ResourceType) -> &Subscription {
+        match kind {
+            ResourceType::Cluster => &self.clusters,
+            ResourceType::Listener => &self.listeners,
+            ResourceType::Endpoint => &self.endpoints,
+            ResourceType::Route | ResourceType::VirtualHost => &self.routes,
+            ResourceType::Secret => &self.secrets,
+            ResourceType::ExtensionConfig | ResourceType::NameTable | ResourceType::Other(_) => {
+                &self.extensions
+            }
+        }
+    }
+
+    /// The aggregated stream came up or broke.
+    pub(crate) fn set_connected(&self, up: bool) {
+        self.connected.store(up, Ordering::Relaxed);
+    }
+
+    /// `control_plane.connected_state`.
+    pub(crate) fn connected_state(&self) -> u64 {
+        u64::from(self.connected.load(Ordering::Relaxed))
+    }
+}
+
+/// Counters of one subscription, as Envoy has them.
+#[derive(Debug, Default)]
+pub(crate) struct Subscription {
+    attempts: AtomicU64,
+    success: AtomicU64,
+    rejected: AtomicU64,
+    failures: AtomicU64,
+    timeouts: AtomicU64,
+    version: AtomicU64,
+}
+
+impl Subscription {
+    /// An update was taken or refused.
+    pub(crate) fn done(&self, taken: bool, version: &str) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let counter = if taken { &self.success } else { &self.rejected };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if taken {
+            let hash = meltemi_traffic::hash::xx64(version.as_bytes(), 0);
+            self.version.store(hash, Ordering::Relaxed);
+        }
+    }
+
+    /// The source could not be reached or read.
+    pub(crate) fn failed(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The first answer did not come in time.
+    pub(crate) fn timed_out(&self) {
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Names and values.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(&'static str, u64)) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        each("update_attempt", load(&self.attempts));
+        each("update_success", load(&self.success));
+        each("update_rejected", load(&self.rejected));
+        each("update_failure", load(&self.failures));
+        each("init_fetch_timeout", load(&self.timeouts));
+        each("version", load(&self.version));
+    }
 }

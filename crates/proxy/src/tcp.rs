@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use meltemi_filters::network::Refused;
 use meltemi_telemetry::istio::{
     Labels, Protocol, Reporter, Service, ServiceFacts, TcpConnection, WorkloadMetadata,
 };
@@ -17,10 +18,13 @@ use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
+use meltemi_traffic::metadata::{Criteria, Metadata};
 use meltemi_traffic::rbac::AuthzFacts;
 use meltemi_upstream::balance::Pick;
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::connect::ConnectError;
+use meltemi_upstream::host::Host;
+use meltemi_upstream::outlier::Outcome;
 use meltemi_upstream::pool::{ConnFacts, ConnectionNeeds};
 use meltemi_upstream::stream::Stream;
 use tokio::io::AsyncWrite;
@@ -41,8 +45,10 @@ struct Record {
     started: std::time::Duration,
     clock: Instant,
     flags: ResponseFlags,
-    details: &'static str,
+    details: std::borrow::Cow<'static, str>,
+    metadata: Metadata,
     cluster_name: Str,
+    criteria: Criteria,
     cluster: Option<Arc<Cluster>>,
     host: Option<Arc<Host>>,
     failure: Str,
@@ -60,7 +66,8 @@ impl Drop for Record {
             duration: Some(self.clock.elapsed()),
             flags: self.flags,
             response_code: Some(0),
-            connection_termination_details: self.details,
+            connection_termination_details: &self.details,
+            metadata: Some(&self.metadata),
             bytes_received: self.bytes.0,
             bytes_sent: self.bytes.1,
             upstream_cluster_raw: &self.cluster_name,
@@ -78,26 +85,30 @@ impl Drop for Record {
             info.upstream_host = Some(&host.address);
         }
         let shared = &self.info.worker.shared;
-        shared.logs.record(
-            &self.proxy.access_log,
-            &info,
-            Default::default(),
-            fastrand::u64(..),
-        );
+        let listener = &self.info.listener.config.access_log;
+        for logs in [&self.proxy.access_log, listener] {
+            if !logs.is_empty() {
+                shared
+                    .logs
+                    .record(logs, &info, Default::default(), fastrand::u64(..));
+            }
+        }
     }
 }
 
 /// Serves one connection.
 pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stream) {
+    let target = proxy.target(fastrand::u64(..));
     let mut record = Record {
         started: crate::logs::now(),
         clock: Instant::now(),
         flags: ResponseFlags::NONE,
-        details: "",
-        cluster_name: proxy
-            .cluster(fastrand::u64(..))
-            .cloned()
+        details: "".into(),
+        metadata: info.metadata.clone(),
+        cluster_name: target
+            .map(|target| target.cluster.clone())
             .unwrap_or_default(),
+        criteria: target.map_or_else(Vec::new, |target| target.criteria.clone()),
         cluster: None,
         host: None,
         failure: Str::default(),
@@ -117,10 +128,14 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     {
         record.cluster_name = info.inspected.server_name.clone();
     }
-    if !authorized(&info) {
-        record.details = "rbac_access_denied";
-        return;
-    }
+    let _room = match info.chain.network.open() {
+        Ok(room) => room,
+        Err(refused) => {
+            record.flags.add(refused.flags);
+            tokio::time::sleep(refused.delay.unwrap_or_default()).await;
+            return;
+        }
+    };
     let Some((upstream, facts)) = connect(&mut record).await else {
         return;
     };
@@ -128,7 +143,21 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     record.counted = count(&record, &facts);
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
-    let copied = copy(&mut record, stream, upstream);
+    let closes = record
+        .cluster
+        .as_ref()
+        .is_some_and(|cluster| cluster.config.close_on_health_failure);
+    let copied = async {
+        let copied = copy(&mut record, stream, upstream);
+        match &host {
+            Some(host) if closes => tokio::select! {
+                biased;
+                () = host.state.given_up() => {}
+                () = copied => {}
+            },
+            _ => copied.await,
+        }
+    };
     match proxy.max_duration {
         Some(limit) => {
             if tokio::time::timeout(limit, copied).await.is_err() {
@@ -139,26 +168,25 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     }
 }
 
-fn authorized(info: &ConnInfo) -> bool {
-    info.chain.config.filters.iter().all(|filter| {
-        let NetworkFilterKind::Rbac(rbac) = &filter.kind else {
-            return true;
+/// Judges the connection, whose client speaks.
+fn judge(record: &mut Record) -> Result<(), Refused> {
+    let info = Rc::clone(&record.info);
+    let metadata = std::mem::take(&mut record.metadata);
+    let mut changed = metadata.clone();
+    let judged = info.with_facts(|connection| {
+        let facts = AuthzFacts::<SimpleRequest> {
+            request: None,
+            connection,
+            remote_ip: info.remote.ip(),
+            tls: info.tls.is_some(),
+            peer: info.tls.as_ref().and_then(|tls| tls.peer.as_ref()),
+            metadata: Some(&metadata),
+            filter_state: &[],
         };
-        let Some(rules) = &rbac.rules else {
-            return true;
-        };
-        info.with_facts(|connection| {
-            let facts = AuthzFacts::<SimpleRequest> {
-                request: None,
-                connection,
-                remote_ip: info.remote.ip(),
-                peer: info.tls.as_ref().and_then(|tls| tls.peer.as_ref()),
-                metadata: None,
-                filter_state: &[],
-            };
-            rules.judge(&facts).allowed
-        })
-    })
+        info.chain.network.judge(&facts, &mut changed)
+    });
+    record.metadata = changed;
+    judged
 }
 
 /// Connects, trying further hosts as configured.
@@ -171,29 +199,7 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
     record.cluster = Some(Arc::clone(&cluster));
     let mut tried = Vec::new();
     for _ in 0..record.proxy.max_connect_attempts.max(1) {
-        let host = match &cluster.config.kind {
-            ClusterKind::OriginalDst(settings) => {
-                let mut destination = record.info.local;
-                if let Some(port) = settings.port_override {
-                    destination.set_port(port);
-                }
-                Some(cluster.original_destination(destination))
-            }
-            _ => {
-                let hash = record
-                    .proxy
-                    .hash_source_ip
-                    .then(|| source_hash(record.info.remote.ip()));
-                worker.pools.pick(
-                    &cluster,
-                    &Pick {
-                        hash,
-                        avoid: &tried,
-                        attempts: 3,
-                    },
-                )
-            }
-        };
+        let host = pick(record, &cluster, &tried);
         let Some(host) = host else {
             cluster
                 .stats
@@ -207,11 +213,11 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         tried.push(host.state.id);
         match worker
             .pools
-            .connect(&cluster, &host, &ConnectionNeeds::default())
+            .connect(&cluster, &host, &needs(record, &host))
             .await
         {
             Ok(connected) => {
-                worker.shared.clusters.report(&cluster, &host, 200);
+                cluster.report(&host, Outcome::ConnectedFinal);
                 return Some(connected);
             }
             Err(ConnectError::Overflow) => {
@@ -219,7 +225,13 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
                 return None;
             }
             Err(error) => {
-                worker.shared.clusters.report(&cluster, &host, 503);
+                let slow = matches!(error, ConnectError::Timeout);
+                let outcome = if slow {
+                    Outcome::Timeout
+                } else {
+                    Outcome::ConnectFailed
+                };
+                cluster.report(&host, outcome);
                 record.failure = error.transport_failure().unwrap_or_default();
             }
         }
@@ -228,6 +240,35 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
     );
     None
+}
+
+/// The host of the next attempt.
+fn pick(record: &Record, cluster: &Cluster, tried: &[u64]) -> Option<Arc<Host>> {
+    if let ClusterKind::OriginalDst(settings) = &cluster.config.kind {
+        let mut destination = record.info.restored_destination()?;
+        if let Some(port) = settings.port_override {
+            destination.set_port(port);
+        }
+        return Some(cluster.original_destination(destination));
+    }
+    let by_source = record.proxy.hash_source_ip;
+    let pick = Pick {
+        hash: by_source.then(|| source_hash(record.info.remote.ip())),
+        avoid: tried,
+        attempts: 3,
+        criteria: &record.criteria,
+        ..Pick::default()
+    };
+    record.info.worker.pools.pick(cluster, &pick)
+}
+
+/// What the connection must be like.
+fn needs(record: &Record, host: &Host) -> ConnectionNeeds {
+    let proxied = host.transport.proxy_protocol.as_ref();
+    ConnectionNeeds {
+        proxied: proxied.map(|_| (record.info.remote, record.info.local)),
+        ..ConnectionNeeds::default()
+    }
 }
 
 fn source_hash(ip: std::net::IpAddr) -> u64 {
@@ -304,6 +345,16 @@ struct OneWay {
     unflushed: bool,
 }
 
+/// Whether bytes may go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Closed for the next bytes.
+    Closed,
+    /// Bytes wait before it.
+    Waiting,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum CopyState {
     Running,
@@ -323,15 +374,23 @@ impl OneWay {
         }
     }
 
-    /// Moves bytes until one side has to wait. Ready when the end was passed on.
+    /// Moves bytes until one side has to wait. Ready when the end was passed on. While `gate` is closed, bytes that
+    /// were read stay here: the caller judges them and opens it.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
         idle: &mut IdleTimer,
+        gate: &mut Gate,
     ) -> Poll<io::Result<()>> {
         loop {
+            if *gate == Gate::Closed && !self.buffer.is_empty() {
+                *gate = Gate::Waiting;
+            }
+            if *gate == Gate::Waiting {
+                return Poll::Pending;
+            }
             while !self.buffer.is_empty() {
                 let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer))?;
                 if written == 0 {
@@ -385,9 +444,29 @@ impl OneWay {
 async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
     let mut idle = IdleTimer::new(record.proxy.idle_timeout);
     let (mut up, mut down) = (OneWay::new(), OneWay::new());
+    let mut gate = if record.info.chain.network.judges() {
+        Gate::Closed
+    } else {
+        Gate::Open
+    };
+    let mut delay = None;
     std::future::poll_fn(|cx| {
-        let sent = up.poll(cx, &mut client, &mut upstream, &mut idle);
-        let received = down.poll(cx, &mut upstream, &mut client, &mut idle);
+        let mut sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
+        while gate == Gate::Waiting {
+            if let Err(refused) = judge(record) {
+                record.bytes.0 += up.buffer.len() as u64;
+                record.details = refused.details.into();
+                record.flags.add(refused.flags);
+                delay = refused.delay;
+                return Poll::Ready(());
+            }
+            gate = Gate::Open;
+            sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
+            if record.info.chain.network.judges_all() {
+                gate = Gate::Closed;
+            }
+        }
+        let received = down.poll(cx, &mut upstream, &mut client, &mut idle, &mut Gate::Open);
         if let Some(counted) = &record.counted {
             counted.received(up.bytes - record.bytes.0);
             counted.sent(down.bytes - record.bytes.1);
@@ -404,4 +483,7 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
         idle.poll(cx)
     })
     .await;
+    if let Some(delay) = delay {
+        tokio::time::sleep(delay).await;
+    }
 }

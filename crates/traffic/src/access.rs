@@ -322,6 +322,25 @@ impl LogFilter {
     }
 }
 
+/// HTTP status that stands for a gRPC one (Envoy's `grpcToHttpStatus`).
+#[must_use]
+pub fn http_status_of_grpc(status: u32) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// The gRPC status that stands for an HTTP status.
 #[must_use]
 pub fn grpc_status_of(code: Option<u16>) -> u32 {

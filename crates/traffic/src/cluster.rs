@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HeaderName;
+use http::Method;
+use http::header::{HeaderName, HeaderValue};
 
+use crate::discovery::Reference;
 use crate::endpoint::Assignment;
 use crate::hcm::{Http1Options, Http2Options};
 use crate::listener::SocketOption;
@@ -33,6 +35,10 @@ pub struct Cluster {
     pub lb: LbPolicy,
     /// Settings of all policies.
     pub lb_common: LbCommon,
+    /// Hosts grouped by metadata, when on.
+    pub subsets: Option<Arc<Subsets>>,
+    /// The request may name its host.
+    pub override_host: Option<Arc<OverrideHost>>,
     /// Breakers for default and high priority.
     pub breakers: [Thresholds; 2],
     /// Outlier detection, when on.
@@ -53,7 +59,7 @@ pub struct Cluster {
     pub filters: Vec<UpstreamFilter>,
     /// A host that becomes unhealthy loses its connections.
     pub close_on_health_failure: bool,
-    /// A host that EDS removed stays while active checks call it healthy.
+    /// A host that discovery removed goes at once; otherwise it stays while active checks call it healthy.
     pub ignore_health_on_removal: bool,
     /// Idle time after which a host of an ORIGINAL_DST cluster is forgotten.
     pub cleanup_interval: Duration,
@@ -81,8 +87,8 @@ pub enum ClusterKind {
     StrictDns(Dns),
     /// One logical host at the name's current address.
     LogicalDns(Dns),
-    /// Assignments under this name.
-    Eds(Str),
+    /// Assignments from a discovery service or file.
+    Eds(Reference),
     /// The connection's restored destination.
     OriginalDst(OriginalDst),
     /// The request's host, through a DNS cache.
@@ -98,6 +104,8 @@ pub struct Dns {
     pub jitter: Duration,
     /// Time to the next try after a failure; `None` is `refresh`.
     pub failure_refresh: Option<Duration>,
+    /// Longest time to the next try while failures go on; `None` is ten times the first one.
+    pub max_failure_refresh: Option<Duration>,
     /// The answer's TTL is the refresh time.
     pub respect_ttl: bool,
     /// Which address families.
@@ -212,6 +220,8 @@ pub struct LbCommon {
     pub locality_weighted: bool,
     /// Own zone first.
     pub zone_aware: Option<ZoneAware>,
+    /// Hosts do not count before their first active check (`ignore_new_hosts_until_first_hc`).
+    pub ignore_unchecked: bool,
 }
 
 impl Default for LbCommon {
@@ -220,6 +230,7 @@ impl Default for LbCommon {
             panic_threshold: 50.0,
             locality_weighted: false,
             zone_aware: None,
+            ignore_unchecked: false,
         }
     }
 }
@@ -233,6 +244,82 @@ pub struct ZoneAware {
     pub min_cluster_size: u64,
     /// No host in panic.
     pub fail_traffic_on_panic: bool,
+}
+
+/// Subset balancing (`LbSubsetConfig` and its policy extension).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subsets {
+    /// What is used when no subset matches.
+    pub fallback: SubsetFallback,
+    /// Values of the default subset, sorted by key.
+    pub default: Vec<(Str, Value)>,
+    /// Keys by which hosts are grouped.
+    pub selectors: Vec<SubsetSelector>,
+    /// Localities keep their weights within a subset.
+    pub locality_weight_aware: bool,
+    /// They are scaled by the share of the locality's hosts in the subset.
+    pub scale_locality_weight: bool,
+    /// Any host is used when the fallback has none.
+    pub panic_mode_any: bool,
+    /// A host's list value matches by any of its elements.
+    pub list_as_any: bool,
+    /// The criterion `fallback_list` names alternatives.
+    pub fallback_list: bool,
+    /// Criteria beyond a selector's keys do not prevent a match.
+    pub allow_redundant_keys: bool,
+}
+
+/// What is used when no subset matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SubsetFallback {
+    /// No host.
+    #[default]
+    None,
+    /// Any host.
+    Any,
+    /// The default subset.
+    Default,
+}
+
+/// One way to group hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubsetSelector {
+    /// Metadata keys, sorted.
+    pub keys: Vec<Str>,
+    /// What is used when these keys are asked for and no host has the values.
+    pub fallback: SelectorFallback,
+}
+
+/// Fallback of one selector.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SelectorFallback {
+    /// The cluster's.
+    #[default]
+    NotDefined,
+    /// No host.
+    None,
+    /// Any host.
+    Any,
+    /// The default subset.
+    Default,
+    /// The same request with only these keys.
+    Keys(Vec<Str>),
+}
+
+/// Where a request may name the host that it wants (`override_host` policy).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverrideHost {
+    /// Tried in order.
+    pub sources: Vec<OverrideSource>,
+}
+
+/// A place that may hold host addresses, comma separated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OverrideSource {
+    /// A request field.
+    Header(HeaderName),
+    /// Dynamic metadata: namespace and path.
+    Metadata(Str, Vec<Str>),
 }
 
 /// Circuit breaker limits of one priority.
@@ -297,6 +384,8 @@ pub struct OutlierDetection {
     pub enforcing_consecutive_local: u32,
     /// Local and remote failures are counted apart.
     pub split_local: bool,
+    /// A host that passes an active check is ejected no more.
+    pub uneject_on_check: bool,
     /// Sweep period.
     pub interval: Duration,
     /// First ejection's length.
@@ -392,8 +481,17 @@ pub enum Transport {
     Raw,
     /// TLS.
     Tls(Arc<UpstreamTls>),
-    /// A PROXY protocol header (version 1 or 2), then the inner transport.
-    ProxyProtocol(u8, Box<Self>),
+    /// A PROXY protocol header, then the inner transport.
+    ProxyProtocol(Arc<ProxyProtocol>, Box<Self>),
+}
+
+/// The PROXY protocol header that upstream connections begin with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProxyProtocol {
+    /// The text form.
+    pub version_1: bool,
+    /// TLVs of version 2: type and value.
+    pub added: Vec<(u8, Vec<u8>)>,
 }
 
 /// HTTP settings of a cluster.
@@ -480,14 +578,32 @@ pub enum UpstreamFilter {
 pub struct HealthCheck {
     /// Time for one check.
     pub timeout: Duration,
-    /// Time between checks.
+    /// Time between checks of a healthy host.
     pub interval: Duration,
-    /// Time between checks while the cluster has no traffic.
+    /// Random time before the first check.
+    pub initial_jitter: Duration,
+    /// Random addition to every interval.
+    pub interval_jitter: Duration,
+    /// The same, in percent of the interval.
+    pub interval_jitter_percent: u32,
+    /// Time between checks while the cluster has made no connection.
     pub no_traffic_interval: Duration,
+    /// The same, of a healthy host.
+    pub no_traffic_healthy_interval: Duration,
+    /// Time between checks of an unhealthy host.
+    pub unhealthy_interval: Duration,
+    /// Time to the next check of a healthy host that failed, while it is not yet unhealthy.
+    pub unhealthy_edge_interval: Duration,
+    /// Time to the next check of an unhealthy host that passed, while it is not yet healthy.
+    pub healthy_edge_interval: Duration,
     /// Failures that make a host unhealthy.
     pub unhealthy_threshold: u32,
     /// Successes that make it healthy again.
     pub healthy_threshold: u32,
+    /// The connection is kept between checks.
+    pub reuse_connection: bool,
+    /// Protocols offered instead of the transport's own.
+    pub alpn: Vec<Str>,
     /// What is asked.
     pub kind: HealthCheckKind,
 }
@@ -502,17 +618,8 @@ pub enum HealthCheckKind {
         /// Expected in the answer, in order.
         receive: Vec<Vec<u8>>,
     },
-    /// A GET.
-    Http {
-        /// `Host`; empty is the cluster's name.
-        host: Str,
-        /// Path.
-        path: Str,
-        /// Accepted status ranges, half-open; empty is 200 only.
-        expected: Vec<(u16, u16)>,
-        /// HTTP/2 is spoken.
-        http2: bool,
-    },
+    /// An HTTP request.
+    Http(HttpCheck),
     /// `grpc.health.v1.Health/Check`.
     Grpc {
         /// Service asked for.
@@ -520,4 +627,23 @@ pub enum HealthCheckKind {
         /// `:authority`; empty is the cluster's name.
         authority: Str,
     },
+}
+
+/// An HTTP request as a health check.
+#[derive(Debug, Clone)]
+pub struct HttpCheck {
+    /// `:method`.
+    pub method: Method,
+    /// `Host`; empty is the cluster's name.
+    pub host: Str,
+    /// Path.
+    pub path: Str,
+    /// Further fields.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    /// Accepted status ranges, half-open; empty is 200 only.
+    pub expected: Vec<(u16, u16)>,
+    /// Ranges that count as a failure only by the threshold.
+    pub retriable: Vec<(u16, u16)>,
+    /// HTTP/2 is spoken.
+    pub http2: bool,
 }

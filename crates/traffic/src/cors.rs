@@ -149,6 +149,10 @@ impl CorsPolicy {
             ACCESS_CONTROL_ALLOW_HEADERS,
             &listed(&self.allow_headers, &ACCESS_CONTROL_REQUEST_HEADERS),
         );
+        put(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            self.expose_headers.as_bytes(),
+        );
         put(ACCESS_CONTROL_MAX_AGE, self.max_age.as_bytes());
         out
     }

@@ -43,7 +43,7 @@ pub struct Locality {
 }
 
 /// `ClusterLoadAssignment`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Assignment {
     /// Name it was sent under.
     pub cluster: Str,
@@ -53,6 +53,8 @@ pub struct Assignment {
     pub overprovisioning: u32,
     /// Shares of requests to drop, by category.
     pub drop_overloads: Vec<(Str, Fraction)>,
+    /// A priority's health is the share of weight, not of hosts.
+    pub weighted_priority_health: bool,
 }
 
 impl Assignment {
@@ -61,7 +63,7 @@ impl Assignment {
 }
 
 /// Hosts of one locality and priority.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LocalityEndpoints {
     /// The locality.
     pub locality: Locality,
@@ -110,6 +112,21 @@ pub struct Endpoint {
     pub weight: u32,
     /// `envoy.lb`, `envoy.transport_socket_match`, `istio`...
     pub metadata: Metadata,
+    /// How active checks ask this host.
+    pub check: CheckTarget,
+}
+
+/// Where and how a host's active checks go, when not where its traffic goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckTarget {
+    /// Another port.
+    pub port: Option<u16>,
+    /// Another address; its port counts.
+    pub address: Option<Address>,
+    /// `Host` of the checks.
+    pub hostname: Str,
+    /// The host is not checked and always healthy.
+    pub disabled: bool,
 }
 
 impl Endpoint {
@@ -123,6 +140,7 @@ impl Endpoint {
             health: Health::Healthy,
             weight: 1,
             metadata: Metadata::default(),
+            check: CheckTarget::default(),
         }
     }
 

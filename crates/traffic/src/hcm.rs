@@ -7,11 +7,14 @@ use http::header::HeaderName;
 
 use crate::access::AccessLog;
 use crate::cors::CorsPolicy;
+use crate::discovery::{Reference, Source};
+use crate::ext_authz::{ExtAuthz, ExtAuthzPerRoute};
 use crate::fault::Fault;
 use crate::format::Format;
+use crate::jwt::{JwtAuthn, JwtPerRoute};
 use crate::matcher::Cidr;
 use crate::mutation::HeaderOp;
-use crate::ratelimit::LocalRateLimit;
+use crate::ratelimit::{LocalRateLimit, RateLimit, RateLimitPerRoute};
 use crate::rbac::RbacFilter;
 use crate::route::RouteTable;
 use crate::{Limit, Str};
@@ -131,12 +134,7 @@ pub enum RouteSource {
     /// Given in place.
     Inline(Arc<RouteTable>),
     /// By name from the route discovery service.
-    Rds {
-        /// Resource name.
-        name: Str,
-        /// Time to wait for the first answer; `None` waits for ever.
-        initial_timeout: Limit,
-    },
+    Rds(Reference),
 }
 
 /// HTTP/1 options.
@@ -154,6 +152,8 @@ pub struct Http1Options {
     pub refuse_absolute_url: bool,
     /// Names keep their case.
     pub preserve_case: bool,
+    /// Among names that keep their case, new ones are sent as `Proper-Case`.
+    pub preserve_case_new_proper: bool,
     /// Names are sent as `Proper-Case`.
     pub proper_case: bool,
     /// A broken message closes the stream only, when set.
@@ -179,6 +179,12 @@ pub struct Http2Options {
     pub stream_error_on_invalid: Option<bool>,
     /// Largest frame.
     pub max_frame_size: Option<u32>,
+    /// Received frames in a row without payload.
+    pub max_empty_frames: Option<u32>,
+    /// Received PRIORITY frames for each stream.
+    pub max_priority_per_stream: Option<u32>,
+    /// Received WINDOW_UPDATE frames for each DATA frame sent.
+    pub max_window_updates_per_data: Option<u32>,
 }
 
 /// PING settings.
@@ -391,8 +397,14 @@ pub enum HttpFilterKind {
     Cors,
     /// Role-based access.
     Rbac(Arc<RbacFilter>),
+    /// Tokens of the client.
+    JwtAuthn(Arc<JwtAuthn>),
+    /// A server decides.
+    ExtAuthz(Arc<ExtAuthz>),
     /// Token bucket.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// A service counts.
+    RateLimit(Arc<RateLimit>),
     /// Header changes.
     HeaderMutation(Arc<HeaderMutation>),
     /// Sets filter state.
@@ -416,6 +428,26 @@ pub enum HttpFilterKind {
     IstioPeerMetadata(Arc<PeerMetadata>),
     /// Istio: standard metrics.
     IstioStats(Arc<IstioStats>),
+    /// Its configuration was not discovered in time: requests fail.
+    Missing,
+    /// Virtual hosts and clusters that are not there are asked for.
+    OnDemand(OnDemand),
+}
+
+/// `on_demand`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Where clusters come from; `None` asks for virtual hosts only.
+    pub clusters: Option<OnDemandClusters>,
+}
+
+/// `OnDemandCds`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnDemandClusters {
+    /// The source.
+    pub source: Source,
+    /// Longest wait that is configured for a cluster.
+    pub timeout: Option<Duration>,
 }
 
 /// `router`.
@@ -455,11 +487,15 @@ pub struct FilterStateValue {
     pub shared: bool,
 }
 
-/// `compressor`.
+/// `compressor` of responses, by gzip.
 #[derive(Debug, Clone)]
 pub struct Compressor {
-    /// `gzip`, `br` or `zstd`.
-    pub encoding: Str,
+    /// Configured name of the library: a part of statistics.
+    pub library: Str,
+    /// 1 to 9.
+    pub level: u32,
+    /// Share of responses.
+    pub enabled: bool,
     /// Shortest body.
     pub min_content_length: u32,
     /// Content types; empty is Envoy's list.
@@ -552,10 +588,18 @@ pub enum FilterOverride {
     Cors(Arc<CorsPolicy>),
     /// `rbac`; `None` switches it off.
     Rbac(Option<Arc<RbacFilter>>),
+    /// `jwt_authn`.
+    JwtAuthn(JwtPerRoute),
+    /// `ext_authz`, all levels merged.
+    ExtAuthz(Arc<ExtAuthzPerRoute>),
     /// `local_ratelimit`.
     LocalRateLimit(Arc<LocalRateLimit>),
+    /// `ratelimit`.
+    RateLimit(Arc<RateLimitPerRoute>),
     /// `header_mutation`, every level in the order it applies.
     HeaderMutation(Vec<Arc<HeaderMutation>>),
     /// `buffer`; `None` switches it off.
     Buffer(Option<u32>),
+    /// `on_demand`.
+    OnDemand(OnDemand),
 }

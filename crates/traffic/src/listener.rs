@@ -8,7 +8,7 @@ use crate::chain::ChainIndex;
 use crate::endpoint::Address;
 use crate::hcm::ConnectionManager;
 use crate::matcher::Cidr;
-use crate::metadata::MetadataMatcher;
+use crate::metadata::Criteria;
 use crate::ratelimit::BucketConfig;
 use crate::rbac::RbacFilter;
 use crate::tls::DownstreamTls;
@@ -33,6 +33,8 @@ pub struct Listener {
     pub reuse_port: bool,
     /// Accept queue length.
     pub backlog: Option<u32>,
+    /// Connections that may send data with their SYN and wait to be accepted (TCP Fast Open).
+    pub fast_open: Option<u32>,
     /// Socket options.
     pub options: Vec<SocketOption>,
     /// Direction, for drain and statistics.
@@ -122,10 +124,7 @@ pub enum ListenerFilterKind {
         mark: u32,
     },
     /// Reads a PROXY protocol header.
-    ProxyProtocol {
-        /// A connection without header goes on.
-        optional: bool,
-    },
+    ProxyProtocol(Arc<ProxyProtocol>),
     /// Looks for a ClientHello.
     TlsInspector {
         /// Bytes read at first.
@@ -135,6 +134,30 @@ pub enum ListenerFilterKind {
     },
     /// Looks for HTTP.
     HttpInspector,
+}
+
+/// What the PROXY protocol filter takes, and what it keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// A connection without header goes on.
+    pub optional: bool,
+    /// Headers of version 1 are not taken for headers.
+    pub refuse_v1: bool,
+    /// Headers of version 2 are not taken for headers.
+    pub refuse_v2: bool,
+    /// Values that become metadata of the connection.
+    pub rules: Vec<TlvRule>,
+}
+
+/// Where the value of a TLV goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlvRule {
+    /// Type of the TLV.
+    pub kind: u8,
+    /// Namespace of the metadata.
+    pub namespace: Str,
+    /// Key in it.
+    pub key: Str,
 }
 
 /// One filter chain.
@@ -290,17 +313,19 @@ pub struct TcpProxy {
     pub access_log: Vec<AccessLog>,
     /// Tunnel over HTTP CONNECT or POST.
     pub tunnel: Option<Tunnel>,
-    /// Only hosts with this metadata (subset balancing).
-    pub metadata_match: Option<MetadataMatcher>,
+    /// Host metadata wanted (subset balancing), sorted by key.
+    pub criteria: Criteria,
 }
 
 /// A weighted target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TcpTarget {
     /// Cluster.
     pub cluster: Str,
     /// Weight.
     pub weight: u32,
+    /// Host metadata wanted of this entry and the proxy, sorted by key.
+    pub criteria: Criteria,
 }
 
 /// Tunnel settings.
@@ -313,17 +338,23 @@ pub struct Tunnel {
 }
 
 impl TcpProxy {
-    /// The cluster for a connection with this random number.
+    /// The cluster of a connection with this random number.
     #[must_use]
     pub fn cluster(&self, random: u64) -> Option<&Str> {
+        self.target(random).map(|target| &target.cluster)
+    }
+
+    /// The target of a connection with this random number.
+    #[must_use]
+    pub fn target(&self, random: u64) -> Option<&TcpTarget> {
         if let [only] = self.clusters.as_slice() {
-            return Some(&only.cluster);
+            return Some(only);
         }
         let mut left = random.checked_rem(self.total_weight)?;
         for target in &self.clusters {
             let weight = u64::from(target.weight);
             if left < weight {
-                return Some(&target.cluster);
+                return Some(target);
             }
             left -= weight;
         }

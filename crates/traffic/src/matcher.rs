@@ -244,13 +244,15 @@ pub fn query_value<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
 /// Splits `:path` into path and query; a fragment counts to neither.
 #[must_use]
 pub fn split_query(path: &[u8]) -> (&[u8], &[u8]) {
-    let path = path
-        .iter()
-        .position(|b| *b == b'#')
-        .map_or(path, |at| &path[..at]);
-    path.iter()
-        .position(|b| *b == b'?')
-        .map_or((path, &b""[..]), |at| (&path[..at], &path[at + 1..]))
+    let Some(at) = memchr::memchr2(b'?', b'#', path) else {
+        return (path, b"");
+    };
+    let (before, after) = (&path[..at], &path[at + 1..]);
+    if path[at] == b'#' {
+        return (before, b"");
+    }
+    let end = memchr::memchr(b'#', after).unwrap_or(after.len());
+    (before, &after[..end])
 }
 
 /// An address block.
@@ -298,6 +300,25 @@ mod tests {
             test,
             invert: false,
             missing_as_empty: false,
+        }
+    }
+
+    #[test]
+    fn the_query_begins_at_the_first_question_mark_and_the_fragment_is_neither() {
+        for (whole, path, query) in [
+            ("/a", "/a", ""),
+            ("/a?b=c", "/a", "b=c"),
+            ("/a?b?c", "/a", "b?c"),
+            ("/a?b#c?d", "/a", "b"),
+            ("/a#b?c", "/a", ""),
+            ("/a?", "/a", ""),
+        ] {
+            let (found, rest) = split_query(whole.as_bytes());
+            assert_eq!(
+                (found, rest),
+                (path.as_bytes(), query.as_bytes()),
+                "{whole}"
+            );
         }
     }
 

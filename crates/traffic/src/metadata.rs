@@ -137,6 +137,19 @@ impl Metadata {
     }
 }
 
+/// Host metadata that subset balancing asks for: names and values below `envoy.lb`, sorted by name.
+pub type Criteria = Vec<(Str, Value)>;
+
+/// Those of `over` beside those of `under` that it does not name.
+#[must_use]
+pub fn merge_criteria(under: &[(Str, Value)], over: &[(Str, Value)]) -> Criteria {
+    let named = |key: &Str| over.iter().any(|(have, _)| have == key);
+    let kept = under.iter().filter(|(key, _)| !named(key));
+    let mut merged: Criteria = kept.chain(over).cloned().collect();
+    merged.sort_by(|(a, _), (b, _)| a.cmp(b));
+    merged
+}
+
 /// Tests one metadata value (`envoy.type.matcher.v3.MetadataMatcher`).
 #[derive(Debug, Clone)]
 pub struct MetadataMatcher {

@@ -64,8 +64,7 @@ fn hex(byte: u8) -> Option<u8> {
         .and_then(|d| u8::try_from(d).ok())
 }
 
-/// Decodes escapes of unreserved bytes and leaves the others as they are written, malformed ones too; an escaped
-/// zero byte is refused; a backslash becomes a slash.
+/// Decodes escapes of unreserved bytes and writes the others in upper case; a backslash becomes a slash.
 fn normalize_escapes(path: &[u8]) -> Result<Vec<u8>, BadPath> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -77,19 +76,14 @@ fn normalize_escapes(path: &[u8]) -> Result<Vec<u8>, BadPath> {
                     rest.first().copied().and_then(hex),
                     rest.get(1).copied().and_then(hex),
                 ) else {
-                    out.push(b'%');
-                    continue;
+                    return Err(BadPath);
                 };
-                let written = &rest[..2];
                 rest = &rest[2..];
                 let value = high * 16 + low;
                 if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
                     out.push(value);
-                } else if value == 0 {
-                    return Err(BadPath);
                 } else {
-                    out.push(b'%');
-                    out.extend_from_slice(written);
+                    out.extend_from_slice(format!("%{value:02X}").as_bytes());
                 }
             }
             b'\\' => out.push(b'/'),

@@ -160,6 +160,8 @@ pub struct AuthzFacts<'a, R: ?Sized> {
     pub connection: &'a ConnectionFacts<'a>,
     /// The client after X-Forwarded-For (network: the PROXY header).
     pub remote_ip: IpAddr,
+    /// The connection is TLS that ends here.
+    pub tls: bool,
     /// The TLS client, when it presented a certificate.
     pub peer: Option<&'a PeerIdentity>,
     /// Dynamic metadata.
@@ -249,7 +251,7 @@ impl Principal {
             Self::Or(any) => any.iter().any(|p| p.holds(facts)),
             Self::Not(inner) => !inner.holds(facts),
             Self::Any(any) => *any,
-            Self::Authenticated(None) => facts.peer.is_some(),
+            Self::Authenticated(None) => facts.tls,
             Self::Authenticated(Some(matcher)) => {
                 facts.peer.is_some_and(|peer| authenticated(peer, matcher))
             }
@@ -333,6 +335,7 @@ mod tests {
             request: Some(request),
             connection: &connection,
             remote_ip: connection.remote.ip(),
+            tls: peer.is_some(),
             peer,
             metadata: None,
             filter_state: &[],
@@ -425,6 +428,7 @@ mod tests {
             request: None,
             connection: &connection,
             remote_ip: connection.remote.ip(),
+            tls: false,
             peer: None,
             metadata: None,
             filter_state: &[],

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http::header::HeaderName;
 use regex::bytes::Regex;
 
+use crate::discovery::Reference;
 use crate::hcm::FilterOverride;
 use crate::matcher::{HeaderMatcher, QueryMatcher};
-use crate::metadata::{Metadata, MetadataMatcher};
+use crate::metadata::{Criteria, Metadata, MetadataMatcher};
 use crate::mutation::HeaderOp;
 use crate::path::Template;
 use crate::retry::RetryPolicy;
@@ -33,6 +34,35 @@ pub struct RouteTable {
     pub ignore_port: bool,
     /// Removed from external requests.
     pub internal_only_headers: Vec<HeaderName>,
+    /// Every cluster that it names must exist when it is taken; `None` where the configuration does not say.
+    pub validate_clusters: Option<bool>,
+    /// Where more virtual hosts come from (VHDS).
+    pub virtual_hosts_from: Option<Reference>,
+}
+
+impl RouteTable {
+    /// The first cluster that a route names and that `known` does not know.
+    pub fn unknown_cluster(&self, known: impl Fn(&Str) -> bool) -> Option<&Str> {
+        let routes = self.hosts.iter().flat_map(|host| &host.routes);
+        routes
+            .filter_map(|route| match &route.action {
+                Action::Forward(forward) => Some(&forward.cluster),
+                _ => None,
+            })
+            .flat_map(|selector| match selector {
+                ClusterSelector::Name(name) => vec![name],
+                ClusterSelector::Weighted(weighted) => weighted
+                    .clusters
+                    .iter()
+                    .filter_map(|entry| match &entry.name {
+                        ClusterName::Name(name) => Some(name),
+                        ClusterName::Header(_) => None,
+                    })
+                    .collect(),
+                ClusterSelector::Header(_) => Vec::new(),
+            })
+            .find(|name| !known(name))
+    }
 }
 
 /// A virtual host.
@@ -224,8 +254,8 @@ pub struct Forward {
     pub connect_raw: bool,
     /// Redirects from the upstream are followed so often.
     pub internal_redirects: Option<InternalRedirect>,
-    /// Host metadata wanted (subset balancing).
-    pub metadata_match: Metadata,
+    /// Host metadata wanted (subset balancing), sorted by key.
+    pub criteria: Criteria,
 }
 
 /// Internal redirects.
@@ -278,6 +308,8 @@ pub struct WeightedCluster {
     pub overrides: Overrides,
     /// Host rewrite of this entry.
     pub host_rewrite: Option<Str>,
+    /// Host metadata wanted of this entry and the route, sorted by key.
+    pub criteria: Criteria,
 }
 
 /// A weighted entry's cluster.

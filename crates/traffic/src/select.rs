@@ -548,6 +548,7 @@ mod tests {
     #[test]
     fn weights_divide_the_draws_and_a_header_may_decide() {
         let entry = |name: &str, weight| WeightedCluster {
+            criteria: Vec::new(),
             name: ClusterName::Name(name.into()),
             weight,
             request_ops: Vec::new(),

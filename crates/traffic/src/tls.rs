@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::Str;
+use crate::discovery::Reference;
 use crate::matcher::StringMatcher;
 
 /// Bytes given inline or by file; the driver reads files.
@@ -48,7 +49,7 @@ pub struct TlsCommon {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateSource {
     /// A secret by name.
-    Sds(Str),
+    Sds(Reference),
     /// Given in place.
     Given(CertificatePair),
 }
@@ -68,7 +69,7 @@ pub struct ValidationSource {
     /// Settings given in place (for a combined context the defaults).
     pub given: Validation,
     /// The secret whose settings are merged over `given`.
-    pub sds: Option<Str>,
+    pub sds: Option<Reference>,
 }
 
 /// `CertificateValidationContext`.
@@ -78,6 +79,8 @@ pub struct Validation {
     pub trusted_ca: Option<DataSource>,
     /// Revocation lists.
     pub crl: Option<DataSource>,
+    /// Only the leaf is looked up in them, not the authorities above it.
+    pub only_leaf_revocation: bool,
     /// Any SAN matching any matcher passes; empty asks for nothing.
     pub sans: Vec<SanMatcher>,
     /// SHA-256 of the leaf, hex in lower case without colons; any passes.
@@ -101,6 +104,7 @@ impl Validation {
                 .clone()
                 .or_else(|| self.trusted_ca.clone()),
             crl: secret.crl.clone().or_else(|| self.crl.clone()),
+            only_leaf_revocation: self.only_leaf_revocation || secret.only_leaf_revocation,
             sans: self.sans.iter().chain(&secret.sans).cloned().collect(),
             certificate_hashes: join(&self.certificate_hashes, &secret.certificate_hashes),
             spki_hashes: join(&self.spki_hashes, &secret.spki_hashes),
@@ -115,8 +119,7 @@ impl Validation {
         self.sans.is_empty()
             || self.sans.iter().any(|matcher| {
                 sans.clone().any(|(kind, value)| {
-                    matcher.kind.is_none_or(|wanted| wanted == kind)
-                        && matcher.value.matches(value.as_bytes())
+                    matcher.kind.is_none_or(|wanted| wanted == kind) && matcher.accepts(kind, value)
                 })
             })
     }
@@ -129,6 +132,24 @@ pub struct SanMatcher {
     pub kind: Option<SanKind>,
     /// The test.
     pub value: StringMatcher,
+}
+
+impl SanMatcher {
+    /// A wildcard of the certificate covers a DNS name that is asked for exactly.
+    fn accepts(&self, kind: SanKind, value: &str) -> bool {
+        if self.value.matches(value.as_bytes()) {
+            return true;
+        }
+        let Some(suffix) = value.strip_prefix("*.") else {
+            return false;
+        };
+        self.kind == Some(SanKind::Dns)
+            && kind == SanKind::Dns
+            && matches!(&self.value, StringMatcher::Exact(wanted) if wanted
+                .text
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(suffix)))
+    }
 }
 
 /// Kinds of subject alternative names.

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use meltemi_traffic::balance::{Balancer, HostFacts, PickContext, PickState};
+use ahash::AHashMap;
+use meltemi_traffic::balance::{Balancer, HostFacts, PickContext, PickState, Rules};
 use meltemi_traffic::cluster::{Cluster as ClusterConfig, Hashing, LbCommon, LbPolicy};
-use meltemi_traffic::endpoint::{Assignment, Health, Locality};
-use meltemi_traffic::{Fraction, Str};
+use meltemi_traffic::endpoint::{Assignment, Locality};
+use meltemi_traffic::{Fraction, Str, Value};
 
-use crate::cluster::{Host, next_id};
+use crate::cluster::next_id;
+use crate::host::{CheckFlag, Host};
 
 /// The hosts of a cluster.
 #[derive(Debug)]
@@ -19,12 +21,15 @@ pub struct HostSet {
     locality_weights: Vec<Option<u32>>,
     policy: AssignmentPolicy,
     balancer: Balancer,
+    /// Where requests may name their host.
+    by_address: Option<AHashMap<String, usize>>,
 }
 
 /// What an assignment says beside its hosts.
 #[derive(Debug, Clone, Default)]
 pub struct AssignmentPolicy {
     overprovisioning: u32,
+    weighted_health: bool,
     drops: Vec<(Str, Fraction)>,
 }
 
@@ -37,9 +42,19 @@ impl AssignmentPolicy {
         };
         Self {
             overprovisioning,
+            weighted_health: assignment.weighted_priority_health,
             drops: assignment.drop_overloads.clone(),
         }
     }
+}
+
+/// How much the control plane wants dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overload {
+    /// Every request.
+    All,
+    /// This one, of a share.
+    Some,
 }
 
 /// What a pick depends on.
@@ -51,13 +66,27 @@ pub struct Pick<'a> {
     pub avoid: &'a [u64],
     /// Picks until an avoided host is taken anyway.
     pub attempts: u32,
+    /// Metadata that the host's subset must have, sorted by key.
+    pub criteria: &'a [(Str, Value)],
+    /// Priorities that a retry leaves while another has hosts.
+    pub avoid_priorities: &'a [u32],
+    /// Address that the request asks for.
+    pub wanted: Option<&'a str>,
 }
 
 impl HostSet {
     /// No hosts.
     pub fn empty() -> Self {
-        let balancer = Balancer::new(&LbPolicy::Random, &LbCommon::default(), 100, &[], next_id());
+        let rules = Rules {
+            policy: &LbPolicy::Random,
+            common: &LbCommon::default(),
+            subsets: None,
+            overprovisioning: 100,
+            weighted_health: false,
+        };
+        let balancer = Balancer::new(rules, &[], next_id());
         Self {
+            by_address: None,
             all: Vec::new(),
             locality_weights: Vec::new(),
             policy: AssignmentPolicy::default(),
@@ -67,15 +96,26 @@ impl HostSet {
 
     /// Arranges hosts, each with the weight of its locality.
     pub fn new(
-        hosts: Vec<(Host, Option<u32>)>,
+        hosts: Vec<(Arc<Host>, Option<u32>)>,
         policy: AssignmentPolicy,
         config: &ClusterConfig,
     ) -> Self {
-        let (all, locality_weights) = hosts
-            .into_iter()
-            .map(|(host, weight)| (Arc::new(host), weight))
-            .unzip();
+        let (all, locality_weights) = hosts.into_iter().unzip();
         Self::arrange(all, locality_weights, policy, config)
+    }
+
+    /// Every host with the weight of its locality.
+    pub(crate) fn with_weights(&self) -> impl Iterator<Item = (&Arc<Host>, Option<u32>)> {
+        self.all.iter().zip(self.locality_weights.iter().copied())
+    }
+
+    /// The same hosts but one.
+    pub(crate) fn without(&self, id: u64, config: &ClusterConfig) -> Self {
+        let hosts = self
+            .with_weights()
+            .filter(|(host, _)| host.state.id != id)
+            .map(|(host, weight)| (Arc::clone(host), weight));
+        Self::new(hosts.collect(), self.policy.clone(), config)
     }
 
     /// The same hosts with their present health.
@@ -104,20 +144,28 @@ impl HostSet {
             .map(|((host, key), locality_weight)| HostFacts {
                 key,
                 weight: host.endpoint.weight.max(1),
-                health: health(host),
+                health: host.health(),
+                excluded: host.state.checked.has(CheckFlag::Pending),
+                metadata: &host.endpoint.metadata,
                 priority: host.priority,
                 locality: number_of(&mut localities, host),
                 locality_weight: *locality_weight,
             })
             .collect();
-        let balancer = Balancer::new(
-            &config.lb,
-            &config.lb_common,
-            policy.overprovisioning,
-            &facts,
-            next_id(),
-        );
+        let rules = Rules {
+            policy: &config.lb,
+            common: &config.lb_common,
+            subsets: config.subsets.as_deref(),
+            overprovisioning: policy.overprovisioning,
+            weighted_health: policy.weighted_health,
+        };
+        let balancer = Balancer::new(rules, &facts, next_id());
+        let by_address = config.override_host.as_ref().map(|_| {
+            let named = |(at, host): (usize, &Arc<Host>)| (host.target.to_string(), at);
+            all.iter().enumerate().map(named).collect()
+        });
         Self {
+            by_address,
             all,
             locality_weights,
             policy,
@@ -125,12 +173,17 @@ impl HostSet {
         }
     }
 
-    /// True when this request is one of those that the control plane wants dropped.
-    pub fn drops_request(&self) -> bool {
-        self.policy
-            .drops
+    /// Whether the control plane wants this request dropped.
+    pub fn overload(&self) -> Option<Overload> {
+        let drops = &self.policy.drops;
+        let all = |share: &Fraction| share.numerator >= share.denominator;
+        if drops.iter().any(|(_, share)| all(share)) {
+            return Some(Overload::All);
+        }
+        drops
             .iter()
             .any(|(_, share)| share.hits(fastrand::u64(..)))
+            .then_some(Overload::Some)
     }
 
     /// Every host, usable or not.
@@ -141,6 +194,14 @@ impl HostSet {
     /// Picks a host; `None` when none may be used.
     pub fn pick(&self, state: &mut PickState, pick: &Pick<'_>) -> Option<&Arc<Host>> {
         let hosts = &self.all;
+        if let (Some(wanted), Some(known)) = (pick.wanted, &self.by_address)
+            && let Some(host) = wanted
+                .split(',')
+                .filter_map(|address| hosts.get(*known.get(address.trim())?))
+                .find(|host| host.is_available() && !pick.avoid.contains(&host.state.id))
+        {
+            return Some(host);
+        }
         let position = self.balancer.pick(
             state,
             &mut PickContext {
@@ -162,6 +223,8 @@ impl HostSet {
                         .is_some_and(|host| pick.avoid.contains(&host.state.id))
                 },
                 attempts: pick.attempts,
+                criteria: pick.criteria,
+                avoid_priorities: pick.avoid_priorities,
             },
         )?;
         hosts.get(position)
@@ -187,17 +250,8 @@ fn hash_key(host: &Host, by_name: bool) -> String {
         .and_then(|value| value.as_str());
     match given {
         Some(key) => key.to_owned(),
-        None if by_name && !host.endpoint.hostname.is_empty() => host.endpoint.hostname.to_string(),
+        None if by_name => host.endpoint.hostname.to_string(),
         None => host.target.to_string(),
-    }
-}
-
-/// All sources of health together.
-fn health(host: &Host) -> Health {
-    if host.is_available() {
-        host.endpoint.health
-    } else {
-        Health::Unhealthy
     }
 }
 

@@ -6,92 +6,37 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use meltemi_telemetry::istio::{Service, ServiceFacts};
 use meltemi_traffic::Str;
 use meltemi_traffic::cluster::{
-    Cluster as ClusterConfig, Thresholds, Transport as TransportConfig,
+    Cluster as ClusterConfig, ProxyProtocol, Transport as TransportConfig,
 };
-use meltemi_traffic::endpoint::{Address, Endpoint, Health, Locality};
+use meltemi_traffic::endpoint::{Address, Endpoint, Locality};
+use tokio::sync::{Notify, watch};
 
 use crate::balance::{AssignmentPolicy, HostSet};
+use crate::breaker::Breaker;
 use crate::connect::Target;
-use crate::outlier::Outlier;
+use crate::health::CheckStats;
+use crate::host::{CheckFlag, Discovered, Host, HostState};
+use crate::outlier::{Detector, Outcome};
 use crate::tls::{ClientContext, SecretStore};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Time since this process began to look, for ejections.
+fn process_time() -> Duration {
+    static START: std::sync::LazyLock<std::time::Instant> =
+        std::sync::LazyLock::new(std::time::Instant::now);
+    START.elapsed()
+}
+
 pub(crate) fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A gauge shared by all workers.
-#[derive(Debug, Clone, Default)]
-pub struct Count(Arc<AtomicU32>);
-
-/// Holds a [`Count`] up while it lives.
-#[derive(Debug)]
-pub struct Gauge(Arc<AtomicU32>);
-
-impl Drop for Gauge {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Count {
-    /// Counts one more.
-    pub fn enter(&self) -> Gauge {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Gauge(Arc::clone(&self.0))
-    }
-
-    /// Counts one more unless that exceeds `limit`.
-    pub fn admit(&self, limit: u32) -> Option<Gauge> {
-        let gauge = self.enter();
-        (self.0.load(Ordering::Relaxed) <= limit).then_some(gauge)
-    }
-
-    /// The present value.
-    pub fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Circuit breaker of one priority.
-#[derive(Debug, Clone, Default)]
-pub struct Breaker {
-    /// The limits of the present configuration.
-    pub limits: Thresholds,
-    /// Connections.
-    pub connections: Count,
-    /// Requests waiting for a connection.
-    pub pending: Count,
-    /// Requests running.
-    pub requests: Count,
-    /// Retries running.
-    pub retries: Count,
-}
-
-impl Breaker {
-    /// Room for one more retry: by budget when there is one, else by count.
-    pub fn admit_retry(&self) -> Option<Gauge> {
-        let limit = match self.limits.budget {
-            None => self.limits.max_retries,
-            Some(budget) => {
-                let active = f64::from(self.requests.get()) + f64::from(self.pending.get());
-                // A share of a u32 count stays in range; the fraction is cut on purpose.
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                let share = (active * budget.percent / 100.0) as u32;
-                share.max(budget.min_concurrency)
-            }
-        };
-        self.retries.admit(limit)
-    }
 }
 
 macro_rules! counters {
@@ -122,7 +67,9 @@ counters! {
         rq_3xx "upstream_rq_3xx" "Responses.";
         rq_4xx "upstream_rq_4xx" "Responses.";
         rq_5xx "upstream_rq_5xx" "Responses.";
-        rq_pending_overflow "upstream_rq_pending_overflow" "Requests refused by a breaker.";
+        rq_pending_overflow "upstream_rq_pending_overflow" "Requests refused because too many wait.";
+        rq_active_overflow "upstream_rq_active_overflow" "Requests refused because too many run.";
+        healthy_panic "lb_healthy_panic" "Picks that ignored health.";
         rq_retry "upstream_rq_retry" "Retries.";
         rq_retry_success "upstream_rq_retry_success" "Retries that helped.";
         rq_retry_overflow "upstream_rq_retry_overflow" "Retries refused by the breaker.";
@@ -133,6 +80,7 @@ counters! {
         rq_tx_reset "upstream_rq_tx_reset" "Streams reset by us.";
         rq_cancelled "upstream_rq_cancelled" "Requests cancelled while they waited for a connection.";
         rq_none_healthy "upstream_cx_none_healthy" "Requests that found no healthy host.";
+        update_attempt "update_attempt" "Name lookups made.";
         update_success "update_success" "Endpoint updates taken.";
         update_failure "update_failure" "Endpoint updates that failed.";
         membership_change "membership_change" "Changes of the host set.";
@@ -158,8 +106,12 @@ impl ClusterStats {
 pub struct ClusterState {
     /// Breakers for default and high priority.
     breakers: [Breaker; 2],
-    /// Hosts by dialled address, with all that is known of them.
+    /// Hosts by dialled address, with all that is known of them. Held while a set of hosts is replaced.
     hosts: parking_lot::Mutex<HashMap<Target, Arc<HostState>>>,
+    /// Outlier detection.
+    detector: Detector,
+    /// Active checks.
+    checks: CheckStats,
 }
 
 /// A way to protect a connection, made ready to use.
@@ -169,6 +121,8 @@ pub struct Transport {
     pub id: u64,
     /// TLS, when asked for.
     pub tls: Option<ClientContext>,
+    /// The PROXY header that goes first.
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
 }
 
 /// One cluster.
@@ -184,111 +138,12 @@ pub struct Cluster {
     pub service: Option<Service>,
     /// Ready for traffic: the first endpoints have arrived.
     pub warm: AtomicBool,
+    /// A host was checked for the first time.
+    pub(crate) checked_first: Notify,
+    hosts_changed: watch::Sender<u64>,
     breakers: [Breaker; 2],
     state: Arc<ClusterState>,
     transports: Vec<Arc<Transport>>,
-}
-
-/// One host of a cluster.
-#[derive(Debug)]
-pub struct Host {
-    /// What the configuration says.
-    pub endpoint: Arc<Endpoint>,
-    /// What is dialled.
-    pub target: Target,
-    /// Address as logs print it.
-    pub address: Address,
-    /// Where it is.
-    pub locality: Locality,
-    /// 0 is used first.
-    pub priority: u32,
-    /// How connections to it are protected.
-    pub transport: Arc<Transport>,
-    /// What is counted and known of it.
-    pub state: Arc<HostState>,
-}
-
-impl Host {
-    /// May be picked outside panic.
-    pub fn is_available(&self) -> bool {
-        !self.endpoint.health.is_unhealthy() && !self.state.outlier.is_ejected()
-    }
-
-    /// Degraded hosts are used when the healthy ones do not suffice.
-    pub fn is_degraded(&self) -> bool {
-        self.endpoint.health == Health::Degraded
-    }
-}
-
-/// What is counted and known of a host; survives updates.
-#[derive(Debug)]
-pub struct HostState {
-    /// Unique in the process.
-    pub id: u64,
-    /// Running requests.
-    pub active: Count,
-    /// Open connections.
-    pub cx_active: Count,
-    /// Connections made.
-    pub cx_total: AtomicU64,
-    /// Connections that failed.
-    pub cx_connect_fail: AtomicU64,
-    /// Requests.
-    pub rq_total: AtomicU64,
-    /// Requests that succeeded.
-    pub rq_success: AtomicU64,
-    /// Requests that failed.
-    pub rq_error: AtomicU64,
-    /// Requests that timed out.
-    pub rq_timeout: AtomicU64,
-    /// Outlier detection.
-    pub outlier: Outlier,
-    removed: AtomicBool,
-    since: Instant,
-}
-
-impl HostState {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            id: next_id(),
-            active: Count::default(),
-            cx_active: Count::default(),
-            cx_total: AtomicU64::new(0),
-            cx_connect_fail: AtomicU64::new(0),
-            rq_total: AtomicU64::new(0),
-            rq_success: AtomicU64::new(0),
-            rq_error: AtomicU64::new(0),
-            rq_timeout: AtomicU64::new(0),
-            outlier: Outlier::default(),
-            removed: AtomicBool::new(false),
-            since: Instant::now(),
-        })
-    }
-
-    /// Time since the host was added, for slow start.
-    pub fn age(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    /// The host left the cluster: its idle connections close.
-    pub fn is_removed(&self) -> bool {
-        self.removed.load(Ordering::Relaxed)
-    }
-}
-
-/// A host as discovery found it, before it is matched with what is known.
-#[derive(Debug, Clone)]
-pub struct Discovered {
-    /// Its configuration.
-    pub endpoint: Arc<Endpoint>,
-    /// The address to dial.
-    pub target: Target,
-    /// Where it is.
-    pub locality: Locality,
-    /// 0 is used first.
-    pub priority: u32,
-    /// Weight of its locality.
-    pub locality_weight: Option<u32>,
 }
 
 impl Cluster {
@@ -327,6 +182,8 @@ impl Cluster {
             stats,
             service,
             warm: AtomicBool::new(false),
+            checked_first: Notify::new(),
+            hosts_changed: watch::channel(0).0,
             breakers,
             state,
             transports,
@@ -341,23 +198,31 @@ impl Cluster {
     /// Takes a new set of hosts. Hosts whose address stays keep their state; those that left lose their idle connections.
     pub fn set_hosts(&self, discovered: &[Discovered], policy: AssignmentPolicy) {
         let mut known = self.state.hosts.lock();
+        let checked = !self.config.health_checks.is_empty();
         let mut present = HashMap::with_capacity(discovered.len());
         let mut hosts = Vec::with_capacity(discovered.len());
         for found in discovered {
-            if present.contains_key(&found.target) {
+            if present.contains_key(&found.identity) {
                 continue;
             }
-            let state = known
-                .get(&found.target)
-                .cloned()
-                .unwrap_or_else(HostState::new);
-            state.removed.store(false, Ordering::Relaxed);
-            present.insert(found.target.clone(), Arc::clone(&state));
-            hosts.push((self.host(found, state), found.locality_weight));
+            let state = known.get(&found.identity).cloned();
+            let state = state.unwrap_or_else(|| self.new_host());
+            state.set_removed(false);
+            if checked && !found.endpoint.check.disabled {
+                state.checked.set(CheckFlag::Leaving, false);
+            } else {
+                state.checked.clear();
+            }
+            present.insert(found.identity.clone(), Arc::clone(&state));
+            hosts.push((Arc::new(self.host(found, state)), found.locality_weight));
+        }
+        if checked && !self.config.ignore_health_on_removal {
+            self.keep_healthy(&mut present, &mut hosts);
         }
         for (target, state) in known.iter() {
             if !present.contains_key(target) {
-                state.removed.store(true, Ordering::Relaxed);
+                state.set_removed(true);
+                self.state.detector.restore(&state.outlier);
             }
         }
         if known.len() != present.len() || known.keys().any(|target| !present.contains_key(target))
@@ -367,7 +232,127 @@ impl Cluster {
         *known = present;
         self.hosts
             .store(Arc::new(HostSet::new(hosts, policy, &self.config)));
-        self.warm.store(true, Ordering::Release);
+        if !checked || self.all_checked() {
+            self.warm.store(true, Ordering::Release);
+        }
+        drop(known);
+        self.hosts_changed.send_modify(|version| *version += 1);
+    }
+
+    /// Hosts that discovery has dropped stay while active checks call them healthy.
+    fn keep_healthy(
+        &self,
+        present: &mut HashMap<Target, Arc<HostState>>,
+        hosts: &mut Vec<(Arc<Host>, Option<u32>)>,
+    ) {
+        for (host, weight) in self.hosts.load().with_weights() {
+            let healthy = !host.state.checked.has(CheckFlag::Failed);
+            if present.contains_key(host.identity()) || !healthy {
+                continue;
+            }
+            host.state.checked.set(CheckFlag::Leaving, true);
+            present.insert(host.identity().clone(), Arc::clone(&host.state));
+            hosts.push((Arc::clone(host), weight));
+        }
+    }
+
+    /// Tells when the set of hosts is another one.
+    pub(crate) fn watch_hosts(&self) -> watch::Receiver<u64> {
+        self.hosts_changed.subscribe()
+    }
+
+    /// Every host was checked at least once.
+    pub(crate) fn all_checked(&self) -> bool {
+        let hosts = self.hosts.load();
+        let waits = |host: &Arc<Host>| host.state.checked.has(CheckFlag::Unchecked);
+        !hosts.all().iter().any(waits)
+    }
+
+    /// Active checks of this cluster.
+    pub fn checks(&self) -> &CheckStats {
+        &self.state.checks
+    }
+
+    /// An answer to ordinary traffic said that the host is not to be used.
+    pub fn fail_at_once(&self, host: &Host) {
+        let flags = &host.state.checked;
+        self.state.checks.passive();
+        flags.set(CheckFlag::ExcludedByImmediateFailure, true);
+        if flags.set(CheckFlag::Failed, true) {
+            self.health_changed(host);
+        }
+    }
+
+    /// A host that nothing is known of; where active checks decide it is not used before the first one.
+    fn new_host(&self) -> Arc<HostState> {
+        let state = HostState::new();
+        if !self.config.health_checks.is_empty() {
+            state.checked.set(CheckFlag::Failed, true);
+            state.checked.set(CheckFlag::Unchecked, true);
+            let waits = self.config.lb_common.ignore_unchecked;
+            state.checked.set(CheckFlag::Pending, waits);
+        }
+        state
+    }
+
+    /// Outlier detection of this cluster.
+    pub fn detector(&self) -> &Detector {
+        &self.state.detector
+    }
+
+    /// Counts how a request to a host ended, or a connection; ejects the host when outlier detection says so.
+    pub fn report(&self, host: &Host, outcome: Outcome) {
+        match outcome {
+            Outcome::Response { failed: false, .. } => &host.state.rq_success,
+            Outcome::Response { .. } | Outcome::ConnectFailed | Outcome::Timeout => {
+                &host.state.rq_error
+            }
+            Outcome::Connected | Outcome::ConnectedFinal => return self.judge(host, outcome),
+        }
+        .fetch_add(1, Ordering::Relaxed);
+        self.judge(host, outcome);
+    }
+
+    fn judge(&self, host: &Host, outcome: Outcome) {
+        let Some(settings) = &self.config.outlier else {
+            return;
+        };
+        let count = self.hosts.load().all().len();
+        let now = process_time();
+        if self
+            .state
+            .detector
+            .record(settings, host, outcome, count, now)
+        {
+            self.health_changed(host);
+        }
+    }
+
+    /// The end of an interval of outlier detection.
+    pub fn sweep_outliers(&self) {
+        let Some(settings) = &self.config.outlier else {
+            return;
+        };
+        let hosts = self.hosts.load();
+        if self
+            .state
+            .detector
+            .sweep(settings, hosts.all(), process_time())
+        {
+            self.rebuild_hosts();
+        }
+    }
+
+    /// Arranges the hosts anew after this one became healthy or unhealthy.
+    pub fn health_changed(&self, host: &Host) {
+        if self.config.close_on_health_failure && !host.is_available() {
+            host.state.drain();
+        }
+        let flags = &host.state.checked;
+        if flags.has(CheckFlag::Leaving) && flags.has(CheckFlag::Failed) {
+            return self.let_go(host);
+        }
+        self.rebuild_hosts();
     }
 
     /// The host of an ORIGINAL_DST cluster for a destination, made when it is new.
@@ -381,8 +366,10 @@ impl Cluster {
                 .or_insert_with(HostState::new),
         );
         let found = Discovered {
+            identity: target.clone(),
             endpoint: Arc::new(Endpoint::new(Address::Socket(destination))),
             target,
+            more_targets: Vec::new(),
             locality: Locality::default(),
             priority: 0,
             locality_weight: None,
@@ -390,8 +377,22 @@ impl Cluster {
         Arc::new(self.host(&found, state))
     }
 
+    /// A host that stayed only because it was healthy goes.
+    fn let_go(&self, host: &Host) {
+        let mut known = self.state.hosts.lock();
+        known.remove(host.identity());
+        host.state.set_removed(true);
+        self.state.detector.restore(&host.state.outlier);
+        let without = self.hosts.load().without(host.state.id, &self.config);
+        self.hosts.store(Arc::new(without));
+        drop(known);
+        self.stats.membership_change.fetch_add(1, Ordering::Relaxed);
+        self.hosts_changed.send_modify(|version| *version += 1);
+    }
+
     /// Arranges the hosts anew after one's health changed.
     pub fn rebuild_hosts(&self) {
+        let _replacing = self.state.hosts.lock();
         let rearranged = self.hosts.load().rearranged(&self.config);
         self.hosts.store(Arc::new(rearranged));
     }
@@ -413,7 +414,9 @@ impl Cluster {
         Host {
             transport: Arc::clone(&self.transports[self.transport_index(&found.endpoint)]),
             endpoint: Arc::clone(&found.endpoint),
+            identity: found.identity.clone(),
             target: found.target.clone(),
+            more_targets: found.more_targets.clone(),
             address,
             locality: found.locality.clone(),
             priority: found.priority,
@@ -430,6 +433,25 @@ impl Cluster {
             .unwrap_or(matches.len())
     }
 
+    /// Calls `each` with the name and value of every statistic of breakers, outlier detection and checks.
+    pub fn for_each_limit(&self, each: &mut dyn FnMut(&str, u64)) {
+        for (priority, breaker) in ["default", "high"].iter().zip(&self.breakers) {
+            breaker.for_each(&mut |name, value| {
+                each(&format!("circuit_breakers.{priority}.{name}"), value);
+            });
+        }
+        if self.config.outlier.is_some() {
+            self.state.detector.for_each(&mut |name, value| {
+                each(&format!("outlier_detection.{name}"), value);
+            });
+        }
+        if !self.config.health_checks.is_empty() {
+            self.state.checks.for_each(&mut |name, value| {
+                each(&format!("health_check.{name}"), value);
+            });
+        }
+    }
+
     /// Name for statistics.
     pub fn stat_name(&self) -> &Str {
         &self.config.stat_name
@@ -437,12 +459,21 @@ impl Cluster {
 }
 
 fn transport(config: &TransportConfig, secrets: &Arc<SecretStore>) -> Arc<Transport> {
-    let tls = match config {
+    let (mut proxy_protocol, mut inner) = (None, config);
+    while let TransportConfig::ProxyProtocol(header, below) = inner {
+        proxy_protocol = Some(Arc::clone(header));
+        inner = below;
+    }
+    let tls = match inner {
         TransportConfig::Raw | TransportConfig::ProxyProtocol(..) => None,
         TransportConfig::Tls(settings) => Some(ClientContext::new(
             Arc::clone(settings),
             Arc::clone(secrets),
         )),
     };
-    Arc::new(Transport { id: next_id(), tls })
+    Arc::new(Transport {
+        id: next_id(),
+        tls,
+        proxy_protocol,
+    })
 }

@@ -1,5 +1,7 @@
 //! Dialling: socket options, source address, TCP connect and TLS handshake under one timeout.
 
+mod eyeballs;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use meltemi_traffic::Str;
 use meltemi_traffic::cluster::{BindConfig, KeepAlive};
 use meltemi_traffic::listener::SocketOption;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::stream::{Socket, Stream};
@@ -73,6 +76,8 @@ pub struct SocketDefaults {
 pub struct Dial<'a> {
     /// Where to.
     pub target: &'a Target,
+    /// Where else, when that is slow or fails.
+    pub more_targets: &'a [Target],
     /// Source address and raw options.
     pub bind: &'a BindConfig,
     /// TCP keep-alive.
@@ -87,6 +92,8 @@ pub struct Dial<'a> {
     pub alpn: Option<&'a [Vec<u8>]>,
     /// Sent instead of the context's name.
     pub sni: Option<&'a str>,
+    /// A PROXY protocol header, sent first.
+    pub proxy_protocol: Option<&'a [u8]>,
 }
 
 /// Dials.
@@ -102,21 +109,29 @@ pub async fn dial(dial: Dial<'_>) -> Result<Stream, ConnectError> {
 }
 
 async fn dial_inner(dial: Dial<'_>) -> Result<Stream, ConnectError> {
-    let socket = match dial.target {
-        Target::Tcp(address) => Socket::tcp(
-            connect_tcp(*address, &dial)
-                .await
-                .map_err(|error| socket_error(&error))?,
-        ),
-        Target::Unix(path) => Socket::unix(
-            connect_unix(path)
-                .await
-                .map_err(|error| socket_error(&error))?,
-        ),
+    let open = |target| open(target, &dial);
+    let opened = if dial.more_targets.is_empty() {
+        open(dial.target).await
+    } else {
+        let order = eyeballs::order(dial.target, dial.more_targets);
+        let raced = eyeballs::race(&order, open).await;
+        raced.unwrap_or_else(|| Err(io::ErrorKind::AddrNotAvailable.into()))
     };
+    let mut socket = opened.map_err(|error| socket_error(&error))?;
+    if let Some(header) = dial.proxy_protocol {
+        let sent = socket.write_all(header).await;
+        sent.map_err(|error| socket_error(&error))?;
+    }
     match dial.tls {
         None => Ok(Stream::Plain(socket)),
         Some(context) => handshake(socket, context, &dial).await,
+    }
+}
+
+async fn open(target: &Target, dial: &Dial<'_>) -> io::Result<Socket> {
+    match target {
+        Target::Tcp(address) => connect_tcp(*address, dial).await.map(Socket::tcp),
+        Target::Unix(path) => connect_unix(path).await.map(Socket::unix),
     }
 }
 

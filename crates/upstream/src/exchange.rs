@@ -3,6 +3,7 @@
 //! All progress is made by `poll_` functions on `&mut self`, so the driver in `proxy` can pump both directions
 //! in one task. Dropping an exchange before its end closes the HTTP/1 connection or resets the HTTP/2 stream.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use h2::Reason;
 use h2::client::ResponseFuture;
 use http::header::HeaderMap;
 use http::{Method, StatusCode, Uri};
+use meltemi_wire::http1::case::HeaderCase;
 use meltemi_wire::http1::head::HeadLimits;
 use meltemi_wire::http1::{Framing, Piece, Version};
 
@@ -46,6 +48,8 @@ pub struct Outgoing<'a> {
     pub headers: &'a HeaderMap,
     /// The body.
     pub body: BodyKind,
+    /// How the client spelt the names, where that is kept.
+    pub case: Option<&'a Arc<HeaderCase>>,
 }
 
 /// A response head.
@@ -59,6 +63,8 @@ pub struct ResponseStart {
     pub body: ResponseLength,
     /// The connection switched to raw bytes.
     pub tunnel: bool,
+    /// How the upstream spelt the names, where that is kept.
+    pub case: Option<Arc<HeaderCase>>,
 }
 
 /// What is known of a response body's length.
@@ -131,18 +137,6 @@ impl From<h2::Error> for StreamError {
     }
 }
 
-/// Methods whose requests have no body.
-fn is_bodiless(method: &Method) -> bool {
-    [
-        Method::GET,
-        Method::HEAD,
-        Method::DELETE,
-        Method::TRACE,
-        Method::CONNECT,
-    ]
-    .contains(method)
-}
-
 /// A running exchange.
 #[derive(Debug)]
 pub struct Exchange(Kind);
@@ -180,9 +174,9 @@ impl Exchange {
         match lease {
             Lease::Http1(mut lease) => {
                 let framing = match request.body {
-                    // A method that should have a body says that there is none.
-                    BodyKind::None if !is_bodiless(request.method) => Framing::Length(0),
-                    BodyKind::None | BodyKind::Tunnel => Framing::None,
+                    BodyKind::None if announces_nothing(request.method) => Framing::None,
+                    BodyKind::None => Framing::Length(0),
+                    BodyKind::Tunnel => Framing::None,
                     BodyKind::Length(length) => Framing::Length(length),
                     BodyKind::Stream => Framing::Chunked,
                 };
@@ -191,6 +185,7 @@ impl Exchange {
                 } else {
                     request.path
                 };
+                lease.conn().set_spelling(request.case.cloned());
                 lease.conn().send_request(
                     request.method,
                     target,
@@ -269,6 +264,7 @@ impl Exchange {
                     headers: head.headers,
                     body,
                     tunnel,
+                    case: head.case,
                 }))
             }
             Kind::Http2(stream) => stream.poll_response(cx),
@@ -391,6 +387,7 @@ impl Http2Exchange {
                 headers: head.headers,
                 body,
                 tunnel: false,
+                case: None,
             }));
         }
         let response = ready!(std::pin::Pin::new(future).poll(cx))?;
@@ -407,8 +404,17 @@ impl Http2Exchange {
             headers: head.headers,
             body: length,
             tunnel: false,
+            case: None,
         }))
     }
+}
+
+/// Requests of these methods have no body unless one is announced; others say that theirs is empty.
+fn announces_nothing(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    )
 }
 
 fn http2_head(request: &Outgoing<'_>) -> Result<http::Request<()>, StreamError> {

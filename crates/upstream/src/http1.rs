@@ -7,15 +7,17 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 use meltemi_wire::http1::body::{BodyDecoder, BodyError};
+use meltemi_wire::http1::case::{Casing, HeaderCase};
 use meltemi_wire::http1::encode::{self, ResponseBody};
 use meltemi_wire::http1::head::{HeadDecoder, HeadError, HeadLimits, RequestHead, ResponseHead};
-use meltemi_wire::http1::{Framing, Piece};
+use meltemi_wire::http1::{Framing, Piece, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::output::Output;
@@ -63,11 +65,11 @@ pub struct Conn {
     body_out: BodyOut,
     eof: bool,
     last_read: usize,
-    answers_http10: bool,
+    proper_case: bool,
+    spelling: Option<Arc<HeaderCase>>,
+    /// Of our responses.
+    version: Version,
 }
-
-/// Where the minor version stands in `HTTP/1.1 200`.
-const MINOR_VERSION: usize = 7;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyOut {
@@ -92,13 +94,25 @@ impl Conn {
             body_out: BodyOut::Done,
             eof: false,
             last_read: 0,
-            answers_http10: false,
+            proper_case: false,
+            spelling: None,
+            version: Version::Http11,
         }
     }
 
-    /// Responses carry the version HTTP/1.0, as their requests do.
-    pub fn answer_http10(&mut self, is_old: bool) {
-        self.answers_http10 = is_old;
+    /// Header names go out as `Proper-Case` (`header_key_format`).
+    pub fn set_proper_case(&mut self, proper: bool) {
+        self.proper_case = proper;
+    }
+
+    /// Our responses name this version: that of the request, where HTTP/1.0 is served.
+    pub fn set_version(&mut self, version: Version) {
+        self.version = version;
+    }
+
+    /// The next head's names go out as the peer of the other side spelt them.
+    pub fn set_spelling(&mut self, spelling: Option<Arc<HeaderCase>>) {
+        self.spelling = spelling;
     }
 
     /// The stream below.
@@ -231,8 +245,10 @@ impl Conn {
         headers: &HeaderMap,
         framing: Framing,
     ) {
+        let spelling = self.spelling.take();
+        let case = casing(self.proper_case, spelling.as_deref());
         self.output
-            .encode(|dst| encode::request(dst, method, target, host, headers, framing));
+            .encode(|dst| encode::request(dst, method, target, host, headers, framing, case));
         self.body_out = match framing {
             Framing::None => BodyOut::Done,
             Framing::Length(length) => BodyOut::Length(length),
@@ -249,14 +265,11 @@ impl Conn {
         connection: Option<&str>,
         sends_body: bool,
     ) {
-        let is_old = self.answers_http10;
-        self.output.encode(|dst| {
-            let start = dst.len();
-            encode::response(dst, status, headers, body, connection);
-            if is_old && let Some(minor) = dst.get_mut(start + MINOR_VERSION) {
-                *minor = b'0';
-            }
-        });
+        let spelling = self.spelling.take();
+        let case = casing(self.proper_case, spelling.as_deref());
+        let version = self.version;
+        self.output
+            .encode(|dst| encode::response(dst, status, headers, body, connection, case, version));
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
@@ -349,6 +362,15 @@ impl Conn {
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.output.poll_flush(&mut self.stream, cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A spelling that came with the message goes before the connection's own.
+fn casing(proper: bool, spelling: Option<&HeaderCase>) -> Casing<'_> {
+    match spelling {
+        Some(spelling) => Casing::Kept(spelling),
+        None if proper => Casing::Proper,
+        None => Casing::Lower,
     }
 }
 

@@ -4,26 +4,31 @@
 //! until the first answer, its previous version keeps serving meanwhile.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
 use meltemi_traffic::Str;
-use meltemi_traffic::cluster::{Cluster as ClusterConfig, ClusterKind, OutlierDetection};
+use meltemi_traffic::cluster::{Cluster as ClusterConfig, ClusterKind};
 use meltemi_traffic::endpoint::{Address, Assignment};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::balance::AssignmentPolicy;
-use crate::cluster::{Cluster, Discovered, Host};
-use crate::connect::Target;
+use crate::cluster::Cluster;
+use crate::connect::{SocketDefaults, Target};
+use crate::health;
+use crate::host::Discovered;
 use crate::resolve;
 use crate::tls::SecretStore;
 
-/// Period of the background duties; outlier intervals and clean-ups are multiples of it in effect.
+/// Longest pause between looks at the background duties.
 const MAINTENANCE: Duration = Duration::from_secs(1);
+/// Shortest one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The table of clusters.
 #[derive(Debug)]
@@ -31,15 +36,19 @@ pub struct ClusterManager {
     clusters: ArcSwap<AHashMap<Str, Arc<Cluster>>>,
     secrets: Arc<SecretStore>,
     started: Instant,
+    /// Options of the sockets that active checks use.
+    sockets: OnceLock<SocketDefaults>,
     inner: Mutex<Inner>,
+    activated: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     warming: HashMap<Str, Arc<Cluster>>,
-    /// By EDS service name.
+    /// By key of the reference.
     assignments: HashMap<Str, Arc<Assignment>>,
     resolvers: HashMap<Str, OwnedTask>,
+    checkers: HashMap<Str, OwnedTask>,
     swept: HashMap<Str, Duration>,
 }
 
@@ -60,8 +69,15 @@ impl ClusterManager {
             clusters: ArcSwap::from_pointee(AHashMap::new()),
             secrets,
             started: Instant::now(),
+            sockets: OnceLock::new(),
             inner: Mutex::new(Inner::default()),
+            activated: watch::channel(0).0,
         })
+    }
+
+    /// Sets the options of the sockets that active checks use, once.
+    pub fn use_sockets(&self, defaults: SocketDefaults) {
+        let _ = self.sockets.set(defaults);
     }
 
     /// A cluster that is ready for traffic.
@@ -96,10 +112,11 @@ impl ClusterManager {
             let gone = table.remove(name);
             let gone = inner.warming.remove(name).or(gone);
             // When it comes back it is subscribed to anew, and old endpoints must not serve until then.
-            if let Some(service) = gone.as_deref().and_then(eds_name) {
+            if let Some(service) = gone.as_deref().and_then(eds_key) {
                 inner.assignments.remove(service);
             }
             inner.resolvers.remove(name);
+            inner.checkers.remove(name);
         }
         for config in configs {
             let old = table
@@ -119,57 +136,117 @@ impl ClusterManager {
         self.clusters.store(Arc::new(table));
     }
 
-    /// Takes an endpoint assignment; clusters that waited for it become active.
-    pub fn set_assignment(&self, assignment: Arc<Assignment>) {
+    /// Takes endpoint assignments, each with the key of its references; clusters that waited for them become active,
+    /// as one change.
+    pub fn set_assignments(&self, assignments: &[(Str, Arc<Assignment>)]) {
+        if assignments.is_empty() {
+            return;
+        }
         let mut inner = self.inner.lock();
-        inner
-            .assignments
-            .insert(assignment.cluster.clone(), Arc::clone(&assignment));
-        for cluster in self.clusters.load().values() {
-            if eds_name(cluster) == Some(&assignment.cluster) {
-                cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
-                cluster.set_hosts(
-                    &literal_hosts(&assignment),
-                    AssignmentPolicy::of(&assignment),
-                );
+        let new: AHashMap<&Str, &Arc<Assignment>> =
+            assignments.iter().map(|(key, new)| (key, new)).collect();
+        // Arranging the same hosts again would restart their rotation.
+        let mut same = AHashSet::new();
+        for (key, assignment) in &new {
+            let before = inner
+                .assignments
+                .insert((*key).clone(), Arc::clone(assignment));
+            if before.is_some_and(|before| before == **assignment) {
+                same.insert(*key);
             }
         }
-        let waiting: Vec<_> = inner
+        let take = |cluster: &Arc<Cluster>, skip: &dyn Fn(&Str) -> bool| {
+            let key = eds_key(cluster)?;
+            let assignment = new.get(key)?;
+            cluster.stats.update_success.fetch_add(1, Ordering::Relaxed);
+            if !skip(key) {
+                cluster.set_hosts(&literal_hosts(assignment), AssignmentPolicy::of(assignment));
+            }
+            Some(())
+        };
+        for cluster in self.clusters.load().values() {
+            take(cluster, &|key| same.contains(key));
+        }
+        let ready: Vec<_> = inner
             .warming
             .values()
-            .filter(|cluster| eds_name(cluster) == Some(&assignment.cluster))
+            .filter(|cluster| take(cluster, &|_| false).is_some())
             .cloned()
             .collect();
-        for cluster in waiting {
-            cluster.set_hosts(
-                &literal_hosts(&assignment),
-                AssignmentPolicy::of(&assignment),
-            );
-            self.activate(&mut inner, cluster);
-        }
+        self.activate(&mut inner, ready);
+    }
+
+    /// An assignment with this key has arrived.
+    pub fn has_assignment(&self, key: &str) -> bool {
+        self.inner.lock().assignments.contains_key(key)
+    }
+
+    /// Some cluster waits for its first hosts.
+    pub fn is_warming(&self) -> bool {
+        !self.inner.lock().warming.is_empty()
     }
 
     /// Forgets an assignment that EDS removed; the clusters lose their hosts.
-    pub fn remove_assignment(&self, name: &str) {
-        self.inner.lock().assignments.remove(name);
+    pub fn remove_assignment(&self, key: &str) {
+        self.inner.lock().assignments.remove(key);
         for cluster in self.clusters.load().values() {
-            if eds_name(cluster).is_some_and(|wanted| wanted == name) {
+            if eds_key(cluster).is_some_and(|wanted| wanted == key) {
                 cluster.set_hosts(&[], AssignmentPolicy::default());
             }
         }
     }
 
-    fn activate(&self, inner: &mut Inner, cluster: Arc<Cluster>) {
-        let name = cluster.config.name.clone();
-        inner.warming.remove(&name);
+    /// The time to wait for an assignment is over: clusters that still wait for it become active without hosts.
+    pub fn give_up_assignment(&self, key: &str) {
+        let mut inner = self.inner.lock();
+        let waiting: Vec<_> = inner
+            .warming
+            .values()
+            .filter(|cluster| eds_key(cluster).is_some_and(|wanted| wanted == key))
+            .cloned()
+            .collect();
+        for cluster in &waiting {
+            cluster.set_hosts(&[], AssignmentPolicy::default());
+        }
+        self.activate(&mut inner, waiting);
+    }
+
+    /// A cluster that serves or will serve once it has its hosts.
+    pub fn knows(&self, name: &str) -> bool {
+        self.clusters.load().contains_key(name) || self.inner.lock().warming.contains_key(name)
+    }
+
+    /// Tells when a cluster that waited for its hosts has become active.
+    pub fn activated(&self) -> watch::Receiver<u64> {
+        self.activated.subscribe()
+    }
+
+    fn activate(&self, inner: &mut Inner, clusters: Vec<Arc<Cluster>>) {
+        if clusters.is_empty() {
+            return;
+        }
         let mut table = AHashMap::clone(&self.clusters.load());
-        table.insert(name, cluster);
+        for cluster in clusters {
+            let name = cluster.config.name.clone();
+            inner.warming.remove(&name);
+            table.insert(name, cluster);
+        }
         self.clusters.store(Arc::new(table));
+        self.activated.send_modify(|count| *count += 1);
     }
 
     fn start(self: &Arc<Self>, inner: &mut Inner, cluster: &Arc<Cluster>) {
         let name = cluster.config.name.clone();
         inner.resolvers.remove(&name);
+        inner.checkers.remove(&name);
+        if !cluster.config.health_checks.is_empty() {
+            let task = tokio::spawn(health::keep_checked(
+                Arc::downgrade(self),
+                Arc::clone(cluster),
+                self.sockets.get().copied().unwrap_or_default(),
+            ));
+            inner.checkers.insert(name.clone(), OwnedTask(task));
+        }
         match &cluster.config.kind {
             ClusterKind::Static => {
                 let given = &cluster.config.endpoints;
@@ -177,7 +254,7 @@ impl ClusterManager {
             }
             ClusterKind::OriginalDst(_) => cluster.set_hosts(&[], AssignmentPolicy::default()),
             ClusterKind::Eds(service) => {
-                if let Some(assignment) = inner.assignments.get(service) {
+                if let Some(assignment) = inner.assignments.get(&service.key) {
                     cluster.set_hosts(&literal_hosts(assignment), AssignmentPolicy::of(assignment));
                 }
             }
@@ -199,114 +276,72 @@ impl ClusterManager {
     /// Called by a resolver after its first answer, good or bad: Envoy does not hold traffic back for a name that
     /// does not exist.
     pub(crate) fn resolved(&self, cluster: &Arc<Cluster>) {
+        // Hosts that nobody has checked do not serve yet.
+        if !cluster.all_checked() {
+            return;
+        }
         let mut inner = self.inner.lock();
         let waiting = inner
             .warming
             .get(&cluster.config.name)
             .is_some_and(|waiting| Arc::ptr_eq(waiting, cluster));
         if waiting {
-            self.activate(&mut inner, Arc::clone(cluster));
-        }
-    }
-
-    /// Reports how a request to a host ended; ejects the host when outlier detection says so.
-    pub fn report(&self, cluster: &Cluster, host: &Host, status: u16) {
-        let counter = if status < 500 {
-            &host.state.rq_success
-        } else {
-            &host.state.rq_error
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        let Some(settings) = &cluster.config.outlier else {
-            return;
-        };
-        if !host.state.outlier.report(settings, status) {
-            return;
-        }
-        if self.eject(cluster, settings, host) {
-            cluster.rebuild_hosts();
-        }
-    }
-
-    /// Ejects a host unless too many are ejected already; true when it did.
-    fn eject(&self, cluster: &Cluster, settings: &OutlierDetection, host: &Host) -> bool {
-        let hosts = cluster.hosts.load();
-        let ejected = hosts
-            .all()
-            .iter()
-            .filter(|host| host.state.outlier.is_ejected())
-            .count();
-        let may = crate::outlier::may_eject(settings, ejected, hosts.all().len());
-        if may {
-            host.state.outlier.eject(settings, self.started.elapsed());
-        }
-        may
-    }
-
-    /// Brings back hosts whose time is over, then ejects those that stood out in the past interval.
-    fn sweep(&self, cluster: &Cluster, settings: &OutlierDetection, now: Duration) {
-        let hosts = cluster.hosts.load();
-        let mut changed = false;
-        for host in hosts.all() {
-            changed |= host.state.outlier.sweep(now);
-        }
-        let counts: Vec<_> = hosts
-            .all()
-            .iter()
-            .map(|host| host.state.outlier.take_interval())
-            .collect();
-        for position in settings.interval_ejections(&counts, || fastrand::u32(0..100)) {
-            let host = &hosts.all()[position];
-            changed |= !host.state.outlier.is_ejected() && self.eject(cluster, settings, host);
-        }
-        if changed {
-            cluster.rebuild_hosts();
+            self.activate(&mut inner, vec![Arc::clone(cluster)]);
         }
     }
 
     /// Runs sweeps and clean-ups for ever; the owner aborts it.
     pub async fn maintain(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(MAINTENANCE);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
-            ticks.tick().await;
             let now = self.started.elapsed();
+            let mut pause = MAINTENANCE;
             for cluster in self.clusters.load().values() {
-                self.maintain_cluster(cluster, now);
+                if let Some(due) = self.maintain_cluster(cluster, now) {
+                    pause = pause.min(due);
+                }
             }
+            tokio::time::sleep(pause.max(SHORTEST_PAUSE)).await;
         }
     }
 
-    fn maintain_cluster(&self, cluster: &Cluster, now: Duration) {
+    /// Time until the cluster's next turn; `None` when it has no duties.
+    fn maintain_cluster(&self, cluster: &Cluster, now: Duration) -> Option<Duration> {
         let interval = match (&cluster.config.outlier, &cluster.config.kind) {
             (Some(outlier), _) => outlier.interval,
             (None, ClusterKind::OriginalDst(_)) => cluster.config.cleanup_interval,
-            (None, _) => return,
+            (None, _) => return None,
         };
         {
             let mut inner = self.inner.lock();
-            let last = inner
-                .swept
-                .entry(cluster.config.name.clone())
-                .or_insert(now);
-            if now < last.saturating_add(interval) {
-                return;
+            let name = &cluster.config.name;
+            let last = inner.swept.entry(name.clone()).or_insert(now);
+            let due = last.saturating_add(interval);
+            if now < due {
+                return Some(due - now);
             }
             *last = now;
         }
-        if let Some(settings) = &cluster.config.outlier {
-            self.sweep(cluster, settings, now);
-        }
+        cluster.sweep_outliers();
         if matches!(cluster.config.kind, ClusterKind::OriginalDst(_)) {
             cluster.forget_idle_destinations();
         }
+        Some(interval)
     }
 }
 
-fn eds_name(cluster: &Cluster) -> Option<&Str> {
+fn eds_key(cluster: &Cluster) -> Option<&Str> {
     match &cluster.config.kind {
-        ClusterKind::Eds(name) => Some(name),
+        ClusterKind::Eds(service) => Some(&service.key),
         _ => None,
+    }
+}
+
+/// Where an address is dialled that needs no resolution.
+fn literal(address: &Address) -> Option<Target> {
+    match address {
+        Address::Socket(address) => Some(Target::Tcp(*address)),
+        Address::Pipe(path) => Some(Target::Unix(path.clone())),
+        Address::Named(..) | Address::Internal(..) => None,
     }
 }
 
@@ -321,14 +356,12 @@ pub(crate) fn literal_hosts(assignment: &Assignment) -> Vec<Discovered> {
                 .map(move |endpoint| (group, endpoint))
         })
         .filter_map(|(group, endpoint)| {
-            let target = match &endpoint.address {
-                Address::Socket(address) => Target::Tcp(*address),
-                Address::Pipe(path) => Target::Unix(path.clone()),
-                Address::Named(..) | Address::Internal(..) => return None,
-            };
+            let target = literal(&endpoint.address)?;
             Some(Discovered {
+                identity: target.clone(),
                 endpoint: Arc::clone(endpoint),
                 target,
+                more_targets: endpoint.additional.iter().filter_map(literal).collect(),
                 locality: group.locality.clone(),
                 priority: group.priority,
                 locality_weight: group.weight,

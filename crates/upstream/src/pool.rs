@@ -6,10 +6,11 @@
 //! atomics of the host and cluster.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ahash::AHashMap;
@@ -17,16 +18,20 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use meltemi_traffic::Str;
 use meltemi_traffic::balance::PickState;
-use meltemi_traffic::cluster::UpstreamProtocol;
+use meltemi_traffic::cluster::{ProxyProtocol, UpstreamProtocol};
 use meltemi_traffic::tls::PeerIdentity;
+use meltemi_wire::proxy_header::{write_v1, write_v2};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::balance::Pick;
-use crate::cluster::{Cluster, Gauge, Host, Transport};
+use crate::breaker::{Breaker, Gauge};
+use crate::cluster::{Cluster, Transport};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
 use crate::gather::gather;
+use crate::host::Host;
 use crate::http1::Conn;
+use crate::keepalive::KeepAlive;
 use crate::stream::Stream;
 use crate::tls::peer_identity;
 
@@ -54,6 +59,8 @@ pub struct ConnectionNeeds {
     pub alpn: Option<Arc<AlpnOffer>>,
     /// Server name sent instead of the transport's own.
     pub sni: Option<Str>,
+    /// Source and destination that a PROXY header tells the host; each pair has its own connections.
+    pub proxied: Option<(SocketAddr, SocketAddr)>,
     /// High priority requests have their own connections.
     pub high_priority: bool,
 }
@@ -74,22 +81,90 @@ pub struct ConnFacts {
     pub tls: bool,
     /// The peer's verified identity.
     pub peer: Option<PeerIdentity>,
+    /// When it was made.
+    born: Instant,
+    /// The host's [`drains`](crate::host::HostState::drains) then.
+    drains: u32,
     _active: Gauge,
     _host_active: Gauge,
+}
+
+impl ConnFacts {
+    /// No further request: the host is gone or gives its connections up, or the connection has lived long enough.
+    fn is_over(&self, host: &Host, cluster: &Limits, now: impl FnOnce() -> Instant) -> bool {
+        host.state.is_removed()
+            || host.state.drains() != self.drains
+            || cluster.max_age.is_some_and(|max| now() - self.born >= max)
+    }
+}
+
+/// How long connections are kept.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Without requests.
+    idle: Duration,
+    /// In all.
+    max_age: Option<Duration>,
+    max_requests: Option<u32>,
+}
+
+impl Limits {
+    fn of(cluster: &Cluster) -> Self {
+        let http = &cluster.config.http;
+        Self {
+            idle: http.idle_timeout.unwrap_or(DEFAULT_IDLE),
+            max_age: http.max_connection_duration,
+            max_requests: http.max_requests_per_connection,
+        }
+    }
+}
+
+/// What the connections of one key share within a worker.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Connections, those that are being made included.
+    live: Cell<usize>,
+    /// A connection was given back or has ended.
+    freed: Notify,
+}
+
+/// Counts a connection among those of its key while it lives.
+#[derive(Debug)]
+struct Slot(Rc<Shared>);
+
+impl Slot {
+    fn take(shared: &Rc<Shared>) -> Self {
+        shared.live.set(shared.live.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.live.set(self.0.live.get() - 1);
+        self.0.freed.notify_one();
+    }
 }
 
 /// The pools of one worker.
 #[derive(Debug)]
 pub struct Pools {
-    #[allow(
-        clippy::vec_box,
-        reason = "the box is lent as it is; moving half a kilobyte in and out costs more"
-    )]
-    http1: RefCell<AHashMap<Key, Vec<Box<Pooled>>>>,
+    http1: RefCell<AHashMap<Key, Http1Pool>>,
     http2: RefCell<AHashMap<Key, Rc<Http2Pool>>>,
     /// Balancing positions by cluster.
     picks: RefCell<AHashMap<Str, PickState>>,
     defaults: SocketDefaults,
+}
+
+/// The HTTP/1 connections of one key.
+#[derive(Debug, Default)]
+struct Http1Pool {
+    #[allow(
+        clippy::vec_box,
+        reason = "the box is lent as it is; moving half a kilobyte in and out costs more"
+    )]
+    idle: Vec<Box<Pooled>>,
+    shared: Rc<Shared>,
 }
 
 /// A pooled HTTP/1 connection; boxed once, so that lending it moves a pointer.
@@ -99,14 +174,16 @@ struct Pooled {
     facts: ConnFacts,
     host: Arc<Host>,
     since: Instant,
-    expires: Duration,
+    limits: Limits,
     served: u32,
+    slot: Slot,
 }
 
 #[derive(Debug, Default)]
 struct Http2Pool {
     conns: RefCell<Vec<Rc<Http2Conn>>>,
     dialling: RefCell<Option<Rc<Dialling>>>,
+    shared: Rc<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -123,10 +200,10 @@ struct Http2Conn {
     idle_since: Cell<Instant>,
     closed: Cell<bool>,
     max_streams: usize,
-    max_requests: Option<u32>,
-    idle_timeout: Duration,
+    limits: Limits,
     facts: ConnFacts,
     host: Arc<Host>,
+    slot: Slot,
     driver: RefCell<Option<tokio::task::AbortHandle>>,
 }
 
@@ -153,7 +230,7 @@ pub struct Http1Lease {
     pooled: Box<Pooled>,
     pools: Rc<Pools>,
     key: Key,
-    max_requests: Option<u32>,
+    _running: Gauge,
 }
 
 impl Http1Lease {
@@ -178,20 +255,26 @@ impl Http1Lease {
             mut pooled,
             pools,
             key,
-            max_requests,
+            ..
         } = self;
         pooled.served += 1;
-        let done =
-            max_requests.is_some_and(|max| pooled.served >= max) || pooled.host.state.is_removed();
+        pooled.since = Instant::now();
+        let served = pooled.limits.max_requests;
+        let done = served.is_some_and(|max| pooled.served >= max)
+            || pooled
+                .facts
+                .is_over(&pooled.host, &pooled.limits, || pooled.since);
         if done {
             return;
         }
         pooled.conn.release_buffers();
-        pooled.since = Instant::now();
         let mut lists = pools.http1.borrow_mut();
-        let idle = lists.entry(key).or_default();
-        if idle.len() < MAX_IDLE_PER_KEY {
-            idle.push(pooled);
+        let list = lists.entry(key).or_default();
+        if list.idle.len() < MAX_IDLE_PER_KEY {
+            let shared = Rc::clone(&pooled.slot.0);
+            list.idle.push(pooled);
+            drop(lists);
+            shared.freed.notify_one();
         }
     }
 }
@@ -201,6 +284,7 @@ impl Http1Lease {
 pub struct Http2Lease {
     conn: Rc<Http2Conn>,
     send: SendRequest<Bytes>,
+    _running: Gauge,
 }
 
 impl Http2Lease {
@@ -220,6 +304,7 @@ impl Drop for Http2Lease {
         if self.conn.active.get() == 0 {
             self.conn.idle_since.set(Instant::now());
         }
+        self.conn.slot.0.freed.notify_one();
     }
 }
 
@@ -242,7 +327,13 @@ impl Pools {
             picks.insert(name.clone(), PickState::default());
         }
         let state = picks.get_mut(name)?;
-        cluster.hosts.load().pick(state, pick).cloned()
+        let host = cluster.hosts.load().pick(state, pick).cloned();
+        let panics = state.take_panics();
+        if panics > 0 {
+            let counter = &cluster.stats.healthy_panic;
+            counter.fetch_add(panics, Ordering::Relaxed);
+        }
+        host
     }
 
     /// Lends a connection to `host` that speaks `protocol`, dialling one when none is free.
@@ -265,15 +356,56 @@ impl Pools {
             UpstreamProtocol::Http2 => self.acquire_http2(cluster, host, key).await,
             UpstreamProtocol::Auto => self.acquire_auto(cluster, host, key).await,
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
-                if let Some(lease) = self.take_idle(&key, cluster) {
-                    return Ok(Lease::Http1(lease));
-                }
-                let (stream, facts) = self.connect(cluster, host, needs).await?;
-                Ok(Lease::Http1(
-                    self.lease_http1(stream, facts, cluster, host, key),
-                ))
+                self.acquire_http1(cluster, host, key).await
             }
         }
+    }
+
+    async fn acquire_http1(
+        self: &Rc<Self>,
+        cluster: &Cluster,
+        host: &Arc<Host>,
+        key: Key,
+    ) -> Result<Lease, ConnectError> {
+        if let Some(pooled) = self.take_idle(&key) {
+            return self.lend(pooled, cluster, key).map(Lease::Http1);
+        }
+        let _pending = admit_pending(cluster, &key)?;
+        let shared = self.http1_shared(&key);
+        loop {
+            let Some(slot) = self.slot(cluster, host, &key, &shared) else {
+                shared.freed.notified().await;
+                if let Some(pooled) = self.take_idle(&key) {
+                    return self.lend(pooled, cluster, key).map(Lease::Http1);
+                }
+                continue;
+            };
+            let (stream, facts) = self.dial(cluster, host, &key.needs).await?;
+            let pooled = pooled(stream, facts, slot, cluster, host);
+            return self.lend(pooled, cluster, key).map(Lease::Http1);
+        }
+    }
+
+    /// Room for one more connection of a key. One is always allowed, so that no request waits for what never comes.
+    fn slot(&self, cluster: &Cluster, host: &Host, key: &Key, shared: &Rc<Shared>) -> Option<Slot> {
+        if !may_connect(cluster, host, &key.needs) {
+            cluster.stats.cx_overflow.fetch_add(1, Ordering::Relaxed);
+            if shared.live.get() > 0 {
+                return None;
+            }
+        }
+        Some(Slot::take(shared))
+    }
+
+    fn http1_shared(&self, key: &Key) -> Rc<Shared> {
+        let mut pools = self.http1.borrow_mut();
+        if let Some(pool) = pools.get(key) {
+            return Rc::clone(&pool.shared);
+        }
+        let pool = Http1Pool::default();
+        let shared = Rc::clone(&pool.shared);
+        pools.insert(key.clone(), pool);
+        shared
     }
 
     /// A raw connection, for TCP proxying; never pooled.
@@ -286,14 +418,31 @@ impl Pools {
         host: &Arc<Host>,
         needs: &ConnectionNeeds,
     ) -> Result<(Stream, ConnFacts), ConnectError> {
-        let breaker = cluster.breaker(needs.high_priority);
-        let Some(active) = breaker.connections.admit(breaker.limits.max_connections) else {
+        if !may_connect(cluster, host, needs) {
             cluster.stats.cx_overflow.fetch_add(1, Ordering::Relaxed);
             return Err(ConnectError::Overflow);
-        };
+        }
+        self.dial(cluster, host, needs).await
+    }
+
+    async fn dial(
+        &self,
+        cluster: &Cluster,
+        host: &Arc<Host>,
+        needs: &ConnectionNeeds,
+    ) -> Result<(Stream, ConnFacts), ConnectError> {
+        let active = cluster.breaker(needs.high_priority).connections.enter();
+        let host_active = host.state.cx_active.enter();
+        let drains = host.state.drains();
         let transport: &Transport = &host.transport;
+        let header = transport
+            .proxy_protocol
+            .as_deref()
+            .map(|settings| proxy_header(settings, needs.proxied));
         let result = dial(Dial {
             target: &host.target,
+            more_targets: &host.more_targets,
+            proxy_protocol: header.as_deref(),
             bind: &cluster.config.bind,
             keepalive: cluster.config.keepalive,
             defaults: self.defaults,
@@ -312,8 +461,10 @@ impl Pools {
                     local: stream.socket().local_addr(),
                     tls: stream.tls().is_some(),
                     peer,
+                    born: Instant::now(),
+                    drains,
                     _active: active,
-                    _host_active: host.state.cx_active.enter(),
+                    _host_active: host_active,
                 };
                 Ok((stream, facts))
             }
@@ -334,43 +485,39 @@ impl Pools {
         }
     }
 
-    fn take_idle(self: &Rc<Self>, key: &Key, cluster: &Cluster) -> Option<Http1Lease> {
+    fn take_idle(&self, key: &Key) -> Option<Box<Pooled>> {
         let mut pools = self.http1.borrow_mut();
-        let list = pools.get_mut(key)?;
+        let list = &mut pools.get_mut(key)?.idle;
         while let Some(mut pooled) = list.pop() {
-            if pooled.conn.is_reusable() {
-                return Some(Http1Lease {
-                    pooled,
-                    pools: Rc::clone(self),
-                    key: key.clone(),
-                    max_requests: cluster.config.http.max_requests_per_connection,
-                });
+            let over = pooled
+                .facts
+                .is_over(&pooled.host, &pooled.limits, Instant::now);
+            if !over && pooled.conn.is_reusable() {
+                return Some(pooled);
             }
         }
         None
     }
 
-    fn lease_http1(
+    /// Lends a connection for a request, unless there are too many requests; then it stays for the next one.
+    fn lend(
         self: &Rc<Self>,
-        stream: Stream,
-        facts: ConnFacts,
+        pooled: Box<Pooled>,
         cluster: &Cluster,
-        host: &Arc<Host>,
         key: Key,
-    ) -> Http1Lease {
-        let pooled = Pooled {
-            conn: Conn::new(stream),
-            facts,
-            host: Arc::clone(host),
-            since: Instant::now(),
-            expires: cluster.config.http.idle_timeout.unwrap_or(DEFAULT_IDLE),
-            served: 0,
-        };
-        Http1Lease {
-            pooled: Box::new(pooled),
-            pools: Rc::clone(self),
-            key,
-            max_requests: cluster.config.http.max_requests_per_connection,
+    ) -> Result<Http1Lease, ConnectError> {
+        match admit_request(cluster, &key) {
+            Ok(running) => Ok(Http1Lease {
+                pooled,
+                pools: Rc::clone(self),
+                key,
+                _running: running,
+            }),
+            Err(error) => {
+                let mut pools = self.http1.borrow_mut();
+                pools.entry(key).or_default().idle.push(pooled);
+                Err(error)
+            }
         }
     }
 
@@ -381,21 +528,33 @@ impl Pools {
         key: Key,
     ) -> Result<Lease, ConnectError> {
         let pool = self.http2_pool(&key);
-        if let Some(lease) = pool.usable() {
-            return Ok(Lease::Http2(lease));
+        if let Some(conn) = pool.usable() {
+            return conn.lend(cluster, &key).map(Lease::Http2);
         }
-        if let Some(lease) = self.take_idle(&key, cluster) {
-            return Ok(Lease::Http1(lease));
+        if let Some(pooled) = self.take_idle(&key) {
+            return self.lend(pooled, cluster, key).map(Lease::Http1);
         }
-        let (stream, facts) = self.connect(cluster, host, &key.needs).await?;
-        if stream.alpn() == Some(b"h2") {
-            return Ok(Lease::Http2(
-                pool.adopt(stream, facts, cluster, host).await?,
-            ));
+        let _pending = admit_pending(cluster, &key)?;
+        let shared = self.http1_shared(&key);
+        loop {
+            let Some(slot) = self.slot(cluster, host, &key, &shared) else {
+                shared.freed.notified().await;
+                if let Some(conn) = pool.usable() {
+                    return conn.lend(cluster, &key).map(Lease::Http2);
+                }
+                if let Some(pooled) = self.take_idle(&key) {
+                    return self.lend(pooled, cluster, key).map(Lease::Http1);
+                }
+                continue;
+            };
+            let (stream, facts) = self.dial(cluster, host, &key.needs).await?;
+            if stream.alpn() == Some(b"h2") {
+                let conn = pool.adopt(stream, facts, slot, cluster, host).await?;
+                return conn.lend(cluster, &key).map(Lease::Http2);
+            }
+            let pooled = pooled(stream, facts, slot, cluster, host);
+            return self.lend(pooled, cluster, key).map(Lease::Http1);
         }
-        Ok(Lease::Http1(
-            self.lease_http1(stream, facts, cluster, host, key),
-        ))
     }
 
     async fn acquire_http2(
@@ -405,32 +564,54 @@ impl Pools {
         key: Key,
     ) -> Result<Lease, ConnectError> {
         let pool = self.http2_pool(&key);
+        if let Some(conn) = pool.usable() {
+            return conn.lend(cluster, &key).map(Lease::Http2);
+        }
+        let _pending = admit_pending(cluster, &key)?;
         loop {
-            if let Some(lease) = pool.usable() {
-                return Ok(Lease::Http2(lease));
+            if let Some(conn) = pool.usable() {
+                return conn.lend(cluster, &key).map(Lease::Http2);
             }
             let waiting_for = pool.dialling.borrow().clone();
-            let Some(dialling) = waiting_for else { break };
-            dialling.done.notified().await;
-            if let Some(failure) = dialling.failure.borrow().clone() {
-                return Err(failure);
+            if let Some(dialling) = waiting_for {
+                dialling.done.notified().await;
+                if let Some(failure) = dialling.failure.borrow().clone() {
+                    return Err(failure);
+                }
+                continue;
             }
+            let Some(slot) = self.slot(cluster, host, &key, &pool.shared) else {
+                pool.shared.freed.notified().await;
+                continue;
+            };
+            let conn = self.dial_http2(&pool, slot, cluster, host, &key).await?;
+            return conn.lend(cluster, &key).map(Lease::Http2);
         }
+    }
+
+    async fn dial_http2(
+        &self,
+        pool: &Http2Pool,
+        slot: Slot,
+        cluster: &Cluster,
+        host: &Arc<Host>,
+        key: &Key,
+    ) -> Result<Rc<Http2Conn>, ConnectError> {
         let dialling = Rc::new(Dialling::default());
         *pool.dialling.borrow_mut() = Some(Rc::clone(&dialling));
         // Also when this future is dropped: the waiters wake up and one of them dials.
         let _guard = DialGuard {
-            pool: &pool,
+            pool,
             dialling: &dialling,
         };
-        let result = match self.connect(cluster, host, &key.needs).await {
-            Ok((stream, facts)) => pool.adopt(stream, facts, cluster, host).await,
+        let result = match self.dial(cluster, host, &key.needs).await {
+            Ok((stream, facts)) => pool.adopt(stream, facts, slot, cluster, host).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
             *dialling.failure.borrow_mut() = Some(error.clone());
         }
-        result.map(Lease::Http2)
+        result
     }
 
     fn http2_pool(&self, key: &Key) -> Rc<Http2Pool> {
@@ -447,23 +628,89 @@ impl Pools {
     pub fn sweep(&self) {
         let now = Instant::now();
         self.http1.borrow_mut().retain(|_, list| {
-            list.retain_mut(|idle| {
-                !idle.host.state.is_removed()
-                    && now - idle.since < idle.expires
+            list.idle.retain_mut(|idle| {
+                !idle.facts.is_over(&idle.host, &idle.limits, || now)
+                    && now - idle.since < idle.limits.idle
                     && idle.conn.is_reusable()
             });
-            !list.is_empty()
+            list.shared.live.get() > 0 || Rc::strong_count(&list.shared) > 1
         });
         self.http2.borrow_mut().retain(|_, pool| {
             pool.conns.borrow_mut().retain(|conn| {
                 let idle = conn.active.get() == 0;
-                let gone = conn.host.state.is_removed()
-                    || now - conn.idle_since.get() >= conn.idle_timeout;
+                let gone = conn.facts.is_over(&conn.host, &conn.limits, || now)
+                    || now - conn.idle_since.get() >= conn.limits.idle;
                 !(conn.closed.get() || (idle && gone))
             });
-            !pool.conns.borrow().is_empty() || pool.dialling.borrow().is_some()
+            !pool.conns.borrow().is_empty() || Rc::strong_count(pool) > 1
         });
     }
+}
+
+/// Whether cluster and host allow one more connection.
+fn may_connect(cluster: &Cluster, host: &Host, needs: &ConnectionNeeds) -> bool {
+    let breaker = cluster.breaker(needs.high_priority);
+    let limits = &breaker.limits;
+    breaker.connections.get() < limits.max_connections
+        && limits
+            .max_connections_per_host
+            .is_none_or(|max| host.state.cx_active.get() < max)
+}
+
+/// Lets one more request wait for a connection.
+fn admit_pending(cluster: &Cluster, key: &Key) -> Result<Gauge, ConnectError> {
+    let breaker: &Breaker = cluster.breaker(key.needs.high_priority);
+    let pending = breaker.pending.admit(breaker.limits.max_pending);
+    pending.ok_or_else(|| overflow(&cluster.stats.rq_pending_overflow))
+}
+
+/// Lets one more request run.
+fn admit_request(cluster: &Cluster, key: &Key) -> Result<Gauge, ConnectError> {
+    let breaker: &Breaker = cluster.breaker(key.needs.high_priority);
+    let running = breaker.requests.admit(breaker.limits.max_requests);
+    running.ok_or_else(|| overflow(&cluster.stats.rq_active_overflow))
+}
+
+fn overflow(refused: &AtomicU64) -> ConnectError {
+    refused.fetch_add(1, Ordering::Relaxed);
+    ConnectError::Overflow
+}
+
+/// The PROXY header of a connection; without a client's addresses it speaks for itself.
+fn proxy_header(settings: &ProxyProtocol, proxied: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    let mut header = Vec::new();
+    match proxied {
+        Some((source, destination)) if settings.version_1 => {
+            write_v1(source, destination, &mut header);
+        }
+        None if settings.version_1 => header.extend_from_slice(b"PROXY UNKNOWN\r\n"),
+        addresses => {
+            let tlvs = settings.added.iter();
+            let tlvs = tlvs.map(|(kind, value)| (*kind, value.as_slice()));
+            write_v2(addresses, tlvs, &mut header);
+        }
+    }
+    header
+}
+
+fn pooled(
+    stream: Stream,
+    facts: ConnFacts,
+    slot: Slot,
+    cluster: &Cluster,
+    host: &Arc<Host>,
+) -> Box<Pooled> {
+    let mut conn = Conn::new(stream);
+    conn.set_proper_case(cluster.config.http.http1.proper_case);
+    Box::new(Pooled {
+        conn,
+        facts,
+        host: Arc::clone(host),
+        since: Instant::now(),
+        limits: Limits::of(cluster),
+        served: 0,
+        slot,
+    })
 }
 
 struct DialGuard<'a> {
@@ -479,20 +726,20 @@ impl Drop for DialGuard<'_> {
 }
 
 impl Http2Pool {
-    fn usable(&self) -> Option<Http2Lease> {
+    fn usable(&self) -> Option<Rc<Http2Conn>> {
         let mut conns = self.conns.borrow_mut();
         conns.retain(|conn| !conn.closed.get());
-        let conn = conns.iter().find(|conn| conn.has_room())?;
-        Some(conn.lease())
+        conns.iter().find(|conn| conn.has_room()).cloned()
     }
 
     async fn adopt(
         &self,
         stream: Stream,
         facts: ConnFacts,
+        slot: Slot,
         cluster: &Cluster,
         host: &Arc<Host>,
-    ) -> Result<Http2Lease, ConnectError> {
+    ) -> Result<Rc<Http2Conn>, ConnectError> {
         let options = &cluster.config.http.http2;
         let (stream, gather) = gather(stream);
         let (send, mut connection) = h2::client::Builder::new()
@@ -515,18 +762,25 @@ impl Http2Pool {
             max_streams: options
                 .max_concurrent_streams
                 .map_or(DEFAULT_MAX_STREAMS, |max| max as usize),
-            max_requests: cluster.config.http.max_requests_per_connection,
-            idle_timeout: cluster.config.http.idle_timeout.unwrap_or(DEFAULT_IDLE),
+            limits: Limits::of(cluster),
             facts,
             host: Arc::clone(host),
+            slot,
             driver: RefCell::new(None),
         });
         let weak = Rc::downgrade(&conn);
+        let mut keepalive = KeepAlive::new(connection.ping_pong(), options.keepalive);
         let driver = tokio::task::spawn_local(async move {
-            let driven = std::future::poll_fn(|cx| {
+            let running = std::future::poll_fn(|cx| {
+                if let Some(keepalive) = &mut keepalive
+                    && keepalive.poll_dead(cx).is_ready()
+                {
+                    tracing::debug!("http2 upstream does not answer PINGs");
+                    return std::task::Poll::Ready(Ok(()));
+                }
                 gather.poll_with(cx, |cx| Pin::new(&mut connection).poll(cx))
             });
-            if let Err(error) = driven.await {
+            if let Err(error) = running.await {
                 tracing::debug!(%error, "http2 upstream connection ended");
             }
             if let Some(conn) = weak.upgrade() {
@@ -535,7 +789,7 @@ impl Http2Pool {
         });
         *conn.driver.borrow_mut() = Some(driver.abort_handle());
         self.conns.borrow_mut().push(Rc::clone(&conn));
-        Ok(conn.lease())
+        Ok(conn)
     }
 }
 
@@ -544,7 +798,9 @@ impl Http2Conn {
         let limit = self
             .max_streams
             .min(self.send.current_max_send_streams().max(1));
-        let fresh = self.max_requests.is_none_or(|max| self.served.get() < max);
+        let served = self.limits.max_requests;
+        let fresh = served.is_none_or(|max| self.served.get() < max)
+            && !self.facts.is_over(&self.host, &self.limits, Instant::now);
         if self.closed.get() || !fresh || self.active.get() >= limit {
             return false;
         }
@@ -560,12 +816,14 @@ impl Http2Conn {
         usable
     }
 
-    fn lease(self: &Rc<Self>) -> Http2Lease {
+    fn lend(self: &Rc<Self>, cluster: &Cluster, key: &Key) -> Result<Http2Lease, ConnectError> {
+        let running = admit_request(cluster, key)?;
         self.active.set(self.active.get() + 1);
         self.served.set(self.served.get() + 1);
-        Http2Lease {
+        Ok(Http2Lease {
             conn: Rc::clone(self),
             send: self.send.clone(),
-        }
+            _running: running,
+        })
     }
 }

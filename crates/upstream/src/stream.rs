@@ -76,6 +76,53 @@ impl Socket {
     }
 }
 
+/// A socket that no runtime drives, on its way to another thread.
+#[derive(Debug)]
+pub struct DetachedSocket {
+    prefix: Bytes,
+    kind: DetachedKind,
+}
+
+#[derive(Debug)]
+enum DetachedKind {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    /// Takes the socket out of this thread's runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not give it up.
+    pub fn detach(self) -> io::Result<DetachedSocket> {
+        let kind = match self.kind {
+            SocketKind::Tcp(tcp) => DetachedKind::Tcp(tcp.into_std()?),
+            SocketKind::Unix(unix) => DetachedKind::Unix(unix.into_std()?),
+        };
+        Ok(DetachedSocket {
+            prefix: self.prefix,
+            kind,
+        })
+    }
+}
+
+impl DetachedSocket {
+    /// Gives the socket to this thread's runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot take it.
+    pub fn adopt(self) -> io::Result<Socket> {
+        let kind = match self.kind {
+            DetachedKind::Tcp(tcp) => SocketKind::Tcp(TcpStream::from_std(tcp)?),
+            DetachedKind::Unix(unix) => SocketKind::Unix(UnixStream::from_std(unix)?),
+        };
+        Ok(Socket {
+            prefix: self.prefix,
+            kind,
+        })
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use meltemi_traffic::Str;
+use meltemi_traffic::discovery::Reference;
 use meltemi_traffic::tls::{
     CertificatePair, CertificateSource, DataSource, DownstreamTls, PeerIdentity, Secret,
     SecretKind, TlsCommon, TlsVersion, UpstreamTls, Validation, ValidationSource,
 };
 use parking_lot::{Mutex, RwLock};
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -75,9 +77,9 @@ pub struct SecretStore {
 }
 
 impl SecretStore {
-    /// Stores a secret; contexts notice at their next handshake.
-    pub fn set(&self, secret: Arc<Secret>) {
-        self.secrets.write().insert(secret.name.clone(), secret);
+    /// Stores a secret under the key of its references; contexts notice at their next handshake.
+    pub fn set(&self, key: Str, secret: Arc<Secret>) {
+        self.secrets.write().insert(key, secret);
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -103,13 +105,13 @@ impl SecretStore {
     }
 }
 
-/// Names of the secrets that a context needs.
-pub fn secret_names(common: &TlsCommon) -> Vec<Str> {
+/// The secrets that a context needs.
+pub fn secret_references(common: &TlsCommon) -> Vec<Reference> {
     let certificates = common
         .certificates
         .iter()
         .filter_map(|source| match source {
-            CertificateSource::Sds(name) => Some(name.clone()),
+            CertificateSource::Sds(reference) => Some(reference.clone()),
             CertificateSource::Given(_) => None,
         });
     let validation = common
@@ -291,7 +293,87 @@ impl ClientContext {
             .map(|name| name.as_bytes().to_vec())
             .collect();
         config.enable_sni = !self.settings.sni.is_empty();
+        // Sessions belong to this configuration, which is made anew when any secret changes.
+        config.resumption = match self.settings.max_session_keys {
+            0 => Resumption::disabled(),
+            keys => Resumption::in_memory_sessions(keys as usize),
+        };
         Ok(config)
+    }
+}
+
+/// Whether a secret's content can be used: PEM that parses, a key that belongs to its certificate.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_secret(secret: &Secret) -> Result<(), TlsError> {
+    match &secret.kind {
+        SecretKind::Certificate(pair) => load_pair(pair).map(|_| ()),
+        SecretKind::Validation(validation) => check_validation(validation),
+        SecretKind::TicketKeys(_) | SecretKind::Generic(_) => Ok(()),
+    }
+}
+
+/// The secret with the content of its files in their place.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn load_files(secret: &Secret) -> Result<Secret, TlsError> {
+    let mut loaded = secret.clone();
+    for source in sources(&mut loaded.kind) {
+        if let DataSource::File(_) = source {
+            *source = DataSource::Inline(read(source)?.into());
+        }
+    }
+    Ok(loaded)
+}
+
+/// Paths of the files that a secret's content is in.
+pub fn file_paths(secret: &Secret) -> Vec<Str> {
+    let mut kind = secret.kind.clone();
+    sources(&mut kind)
+        .into_iter()
+        .filter_map(|source| match source {
+            DataSource::File(path) => Some(path.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn sources(kind: &mut SecretKind) -> Vec<&mut DataSource> {
+    match kind {
+        SecretKind::Certificate(pair) => vec![&mut pair.chain, &mut pair.key],
+        SecretKind::Validation(validation) => {
+            let Validation {
+                trusted_ca, crl, ..
+            } = &mut **validation;
+            trusted_ca.iter_mut().chain(crl).collect()
+        }
+        SecretKind::TicketKeys(keys) => keys.iter_mut().collect(),
+        SecretKind::Generic(source) => vec![source],
+    }
+}
+
+/// Whether the parts of a context that it does not get from secrets can be used.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_given(common: &TlsCommon) -> Result<(), TlsError> {
+    for source in &common.certificates {
+        if let CertificateSource::Given(pair) = source {
+            load_pair(pair)?;
+        }
+    }
+    match &common.validation {
+        Some(validation) => check_validation(&validation.given),
+        None => Ok(()),
+    }
+}
+
+fn check_validation(validation: &Validation) -> Result<(), TlsError> {
+    match &validation.trusted_ca {
+        Some(anchors) => load_roots(anchors).map(|_| ()),
+        None => Ok(()),
     }
 }
 
@@ -319,15 +401,16 @@ fn validation(
     let Some(source) = source else {
         return Ok(None);
     };
-    let Some(name) = &source.sds else {
+    let Some(reference) = &source.sds else {
         return Ok(Some(source.given.clone()));
     };
+    let name = || reference.name.clone();
     let secret = secrets
-        .get(name)
-        .ok_or_else(|| TlsError::SecretMissing { name: name.clone() })?;
+        .get(&reference.key)
+        .ok_or_else(|| TlsError::SecretMissing { name: name() })?;
     match &secret.kind {
         SecretKind::Validation(validation) => Ok(Some(source.given.merged(validation))),
-        _ => Err(TlsError::SecretKind { name: name.clone() }),
+        _ => Err(TlsError::SecretKind { name: name() }),
     }
 }
 
@@ -337,13 +420,14 @@ fn certified_key(
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     match source {
         CertificateSource::Given(pair) => load_pair(pair),
-        CertificateSource::Sds(name) => {
+        CertificateSource::Sds(reference) => {
+            let name = || reference.name.clone();
             let secret = secrets
-                .get(name)
-                .ok_or_else(|| TlsError::SecretMissing { name: name.clone() })?;
+                .get(&reference.key)
+                .ok_or_else(|| TlsError::SecretMissing { name: name() })?;
             match &secret.kind {
                 SecretKind::Certificate(pair) => load_pair(pair),
-                _ => Err(TlsError::SecretKind { name: name.clone() }),
+                _ => Err(TlsError::SecretKind { name: name() }),
             }
         }
     }

@@ -6,6 +6,7 @@
 //! white space before the colon, and control bytes.
 
 pub mod body;
+pub mod case;
 pub mod encode;
 pub mod head;
 pub mod target;

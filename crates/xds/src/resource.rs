@@ -107,6 +107,24 @@ impl fmt::Display for ResourceType {
     }
 }
 
+/// The name inside an encoded resource: every type of resource has it as its first field. Empty when there is none.
+#[must_use]
+pub fn name_in(body: &[u8]) -> &str {
+    /// Tag of field 1 with a length before it.
+    const FIRST_FIELD: u8 = 0x0a;
+    let Some((&FIRST_FIELD, mut rest)) = body.split_first() else {
+        return "";
+    };
+    let Ok(length) = prost::encoding::decode_varint(&mut rest) else {
+        return "";
+    };
+    usize::try_from(length)
+        .ok()
+        .and_then(|length| rest.get(..length))
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .unwrap_or_default()
+}
+
 /// One encoded resource; shared by every client that gets the same bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Resource {

@@ -120,7 +120,7 @@ fn instructions(path: &str, rounds: u64) -> anyhow::Result<u64> {
 fn idle(protocol: &str) -> anyhow::Result<u64> {
     let binary: &Path = &crate::binary();
     let output = Command::new("sh")
-        .args(["-c", "ulimit -n 65536 && exec \"$@\"", "sh"])
+        .args(["-c", "ulimit -n \"$(ulimit -Hn)\" && exec \"$@\"", "sh"])
         .arg(example("idle_connections"))
         .arg(binary)
         .args([protocol, &HELD.to_string()])

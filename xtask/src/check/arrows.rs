@@ -5,7 +5,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 const PREFIX: &str = "meltemi-";
 
 /// Crate, and the crates of ours that it may use.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 26] = [
     ("names", &[]),
     ("proto", &[]),
     ("api", &["names"]),
@@ -70,9 +70,11 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         ],
     ),
     ("apiserver", &["names", "api", "identity", "telemetry"]),
+    ("testkit", &["proto", "xds"]),
     ("node", &["names", "api", "kube", "capture", "telemetry"]),
     ("sample", &["names", "telemetry"]),
     ("conformance", &["proto"]),
+    ("fuzz", &["proto", "wire", "compile", "filters"]),
     ("e2e", &["*"]),
 ];
 

@@ -1,13 +1,20 @@
 //! Load balancing policies and their common settings.
 
+mod extension;
+mod subsets;
+
+use std::sync::Arc;
 use std::time::Duration;
 
+use meltemi_proto::envoy::r#type::metadata::v3::{MetadataKey, metadata_key};
+use meltemi_traffic::Str;
 use meltemi_traffic::cluster::{
-    ClusterKind, Hashing, LbCommon, LbPolicy, LeastRequest, Maglev, RingHash, SlowStart, ZoneAware,
+    ClusterKind, Hashing, LbCommon, LbPolicy, LeastRequest, Maglev, OverrideHost, RingHash,
+    SlowStart, Subsets, ZoneAware,
 };
 
-use crate::pb::{cluster as pb, core, wkt};
-use crate::refusal::{Compiled, Within, refuse_field};
+use crate::pb::{cluster as pb, core, kinds, wkt};
+use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{duration_or, number, number_or, percent};
 
 const DEFAULT_RING: u64 = 1024;
@@ -15,12 +22,69 @@ const LARGEST_RING: u64 = 8 * 1024 * 1024;
 const DEFAULT_TABLE: u64 = 65_537;
 const LARGEST_TABLE: u64 = 5_000_011;
 
-pub(super) fn policy(message: &pb::Cluster, kind: &ClusterKind) -> Compiled<LbPolicy> {
-    use pb::cluster::{LbConfig, LbPolicy as Wire};
+/// How a cluster picks its hosts.
+pub(super) struct Balancing {
+    pub(super) policy: LbPolicy,
+    pub(super) common: LbCommon,
+    pub(super) subsets: Option<Arc<Subsets>>,
+    pub(super) override_host: Option<Arc<OverrideHost>>,
+}
+
+pub(super) fn balancing(message: &pb::Cluster, kind: &ClusterKind) -> Compiled<Balancing> {
+    let mut out = Balancing {
+        policy: LbPolicy::RoundRobin(None),
+        common: settings(message)?,
+        subsets: None,
+        override_host: None,
+    };
     let provided = matches!(
         kind,
         ClusterKind::OriginalDst(_) | ClusterKind::DynamicForwardProxy(_)
     );
+    match &message.load_balancing_policy {
+        Some(list) => {
+            if message.lb_subset_config.is_some() {
+                return refuse_field(
+                    "load_balancing_policy",
+                    "cannot be combined with lb_subset_config",
+                );
+            }
+            extension::apply(list, &mut out).within("load_balancing_policy")?;
+            if provided != matches!(out.policy, LbPolicy::ClusterProvided) {
+                return refuse_field(
+                    "load_balancing_policy",
+                    "cluster_provided goes with cluster types that provide one, and only with them",
+                );
+            }
+        }
+        None => {
+            out.policy = policy(message, provided)?;
+            if let Some(config) = &message.lb_subset_config {
+                out.subsets = subsets::of_cluster(config)
+                    .within("lb_subset_config")?
+                    .map(Into::into);
+            }
+            if out.subsets.is_some() && provided {
+                return refuse_field("lb_subset_config", "has no sense with CLUSTER_PROVIDED");
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Namespace and path of a metadata key.
+pub(super) fn metadata_path(key: &MetadataKey) -> Compiled<(Str, Vec<Str>)> {
+    use metadata_key::path_segment::Segment;
+    let path = each("path", &key.path, |segment| match &segment.segment {
+        Some(Segment::Key(key)) => Ok(Str::from(key.as_str())),
+        Some(Segment::Index(_)) => refuse_field("index", "not supported"),
+        None => refuse("needs a key"),
+    })?;
+    Ok((Str::from(key.key.as_str()), path))
+}
+
+fn policy(message: &pb::Cluster, provided: bool) -> Compiled<LbPolicy> {
+    use pb::cluster::{LbConfig, LbPolicy as Wire};
     let wire = message.lb_policy();
     if provided != (wire == Wire::ClusterProvided) {
         return if provided {
@@ -71,7 +135,7 @@ pub(super) fn policy(message: &pb::Cluster, kind: &ClusterKind) -> Compiled<LbPo
         }),
         (Wire::Maglev, config) => LbPolicy::Maglev(match config {
             Some(LbConfig::MaglevLbConfig(config)) => Maglev {
-                table_size: table_size(config)?,
+                table_size: table_size("maglev_lb_config.table_size", config.table_size.as_ref())?,
                 hashing,
             },
             _ => Maglev {
@@ -80,7 +144,7 @@ pub(super) fn policy(message: &pb::Cluster, kind: &ClusterKind) -> Compiled<LbPo
             },
         }),
         (Wire::LoadBalancingPolicyConfig, _) => {
-            return refuse_field("lb_policy", "LOAD_BALANCING_POLICY_CONFIG is not supported");
+            return refuse_field("load_balancing_policy", "is required by lb_policy");
         }
     })
 }
@@ -94,16 +158,31 @@ fn wide(message: Option<&wkt::UInt64Value>, default: u64) -> u64 {
 }
 
 fn ring(config: &pb::cluster::RingHashLbConfig, hashing: Hashing) -> Compiled<RingHash> {
-    let min = wide(config.minimum_ring_size.as_ref(), DEFAULT_RING);
-    let max = wide(config.maximum_ring_size.as_ref(), LARGEST_RING);
-    if min > max || max > LARGEST_RING {
-        return refuse_field(
-            "ring_hash_lb_config",
-            format!("ring sizes must be ordered and at most {LARGEST_RING}"),
-        );
-    }
     let murmur =
         config.hash_function() == pb::cluster::ring_hash_lb_config::HashFunction::MurmurHash2;
+    rounded_ring(
+        config.minimum_ring_size.as_ref(),
+        config.maximum_ring_size.as_ref(),
+        murmur,
+        hashing,
+    )
+    .within("ring_hash_lb_config")
+}
+
+/// A ring whose sizes are in order and in range.
+fn rounded_ring(
+    min: Option<&wkt::UInt64Value>,
+    max: Option<&wkt::UInt64Value>,
+    murmur: bool,
+    hashing: Hashing,
+) -> Compiled<RingHash> {
+    let min = wide(min, DEFAULT_RING);
+    let max = wide(max, LARGEST_RING);
+    if min > max || max > LARGEST_RING {
+        return refuse(format!(
+            "ring sizes must be ordered and at most {LARGEST_RING}"
+        ));
+    }
     Ok(RingHash {
         min,
         max,
@@ -112,8 +191,8 @@ fn ring(config: &pb::cluster::RingHashLbConfig, hashing: Hashing) -> Compiled<Ri
     })
 }
 
-fn table_size(config: &pb::cluster::MaglevLbConfig) -> Compiled<u64> {
-    let size = wide(config.table_size.as_ref(), DEFAULT_TABLE);
+fn table_size(field: &str, size: Option<&wkt::UInt64Value>) -> Compiled<u64> {
+    let size = wide(size, DEFAULT_TABLE);
     let prime = size > 1
         && (2..)
             .take_while(|n| n * n <= size)
@@ -121,10 +200,7 @@ fn table_size(config: &pb::cluster::MaglevLbConfig) -> Compiled<u64> {
     if prime && size <= LARGEST_TABLE {
         Ok(size)
     } else {
-        refuse_field(
-            "maglev_lb_config.table_size",
-            format!("must be a prime of at most {LARGEST_TABLE}"),
-        )
+        refuse_field(field, format!("must be a prime of at most {LARGEST_TABLE}"))
     }
 }
 
@@ -132,23 +208,27 @@ fn slow_start(
     field: &str,
     message: Option<&pb::cluster::SlowStartConfig>,
 ) -> Compiled<Option<SlowStart>> {
-    let Some(message) = message else {
-        return Ok(None);
-    };
-    let at = |name: &str| format!("{field}.slow_start_config.{name}");
-    let window = duration_or(
-        &at("slow_start_window"),
-        message.slow_start_window.as_ref(),
-        Duration::ZERO,
-    )?;
+    message.map_or(Ok(None), |message| {
+        slow_start_of(
+            message.slow_start_window.as_ref(),
+            message.aggression.as_ref(),
+            message.min_weight_percent.as_ref(),
+        )
+        .within("slow_start_config")
+        .within(field)
+    })
+}
+
+fn slow_start_of(
+    window: Option<&wkt::Duration>,
+    aggression: Option<&core::RuntimeDouble>,
+    least: Option<&kinds::Percent>,
+) -> Compiled<Option<SlowStart>> {
+    let window = duration_or("slow_start_window", window, Duration::ZERO)?;
     let start = SlowStart {
         window,
-        aggression: double(message.aggression.as_ref(), 1.0),
-        min_weight_percent: percent(
-            &at("min_weight_percent"),
-            message.min_weight_percent.as_ref(),
-            10.0,
-        )?,
+        aggression: double(aggression, 1.0),
+        min_weight_percent: percent("min_weight_percent", least, 10.0)?,
     };
     Ok((!window.is_zero()).then_some(start))
 }
@@ -172,7 +252,7 @@ fn hashing(message: &pb::Cluster) -> Compiled<Hashing> {
     })
 }
 
-pub(super) fn settings(message: &pb::Cluster) -> Compiled<LbCommon> {
+fn settings(message: &pb::Cluster) -> Compiled<LbCommon> {
     use pb::cluster::common_lb_config::LocalityConfigSpecifier as By;
     let default = LbCommon::default();
     let Some(common) = &message.common_lb_config else {
@@ -203,5 +283,6 @@ pub(super) fn settings(message: &pb::Cluster) -> Compiled<LbCommon> {
             Some(By::LocalityWeightedLbConfig(_))
         ),
         zone_aware,
+        ignore_unchecked: common.ignore_new_hosts_until_first_hc,
     })
 }

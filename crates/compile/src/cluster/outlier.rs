@@ -79,6 +79,10 @@ pub(super) fn detection(message: &pb::OutlierDetection) -> Compiled<OutlierDetec
             100,
         ),
         split_local: message.split_external_local_origin_errors,
+        uneject_on_check: flag(
+            message.successful_active_health_check_uneject_host.as_ref(),
+            true,
+        ),
         interval: positive_or("interval", message.interval.as_ref(), DEFAULT_INTERVAL)?,
         base_ejection: base,
         max_ejection: max,

@@ -19,10 +19,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap",
-        effective: "node static_resources dynamic_resources admin layered_runtime default_regex_engine",
+        effective: "node static_resources dynamic_resources admin layered_runtime default_regex_engine overload_manager",
         not_yet: "",
         without_meaning: "cluster_manager stats_config stats_flush_interval stats_flush_on_admin stats_sinks watchdog \
-                    watchdogs overload_manager enable_dispatcher_stats stats_server_version_override \
+                    watchdogs enable_dispatcher_stats stats_server_version_override \
                     use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config bootstrap_extensions \
                     deferred_stat_options default_socket_interface inline_headers application_log_config \
                     grpc_async_client_manager_config memory_allocator_manager node_context_params tracing \
@@ -42,15 +42,16 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers",
-        effective: "thresholds",
+        effective: "thresholds per_host_thresholds",
         not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
-        effective: "priority max_connections max_pending_requests max_requests max_retries retry_budget",
+        effective: "priority max_connections max_pending_requests max_requests max_retries retry_budget \
+                    track_remaining",
         not_yet: "",
-        without_meaning: "track_remaining",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget",
@@ -67,19 +68,26 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     dns_failure_refresh_rate dns_lookup_family outlier_detection cleanup_interval \
                     upstream_bind_config ring_hash_lb_config maglev_lb_config original_dst_lb_config \
                     least_request_lb_config round_robin_lb_config common_lb_config transport_socket metadata \
-                    upstream_connection_options filters",
-        not_yet: "respect_dns_ttl close_connections_on_host_health_failure",
+                    upstream_connection_options filters lb_subset_config load_balancing_policy respect_dns_ttl \
+                    close_connections_on_host_health_failure ignore_health_on_host_removal",
+        not_yet: "",
         without_meaning: "wait_for_warm_on_init stats_matcher typed_dns_resolver_config dns_resolution_config \
                     dns_resolvers use_tcp_for_dns_lookups track_timeout_budgets track_cluster_stats \
                     protocol_selection upstream_http_protocol_options connection_pool_per_downstream_connection \
-                    preconnect_policy ignore_health_on_host_removal",
+                    preconnect_policy",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.CommonLbConfig",
-        effective: "healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config",
+        effective: "healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config \
+                    zone_aware_lb_config ignore_new_hosts_until_first_hc",
         not_yet: "",
-        without_meaning: "update_merge_window ignore_new_hosts_until_first_hc close_connections_on_host_set_change \
-                    override_host_status",
+        without_meaning: "update_merge_window close_connections_on_host_set_change override_host_status",
+    },
+    Coverage {
+        message: "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
+        effective: "fail_traffic_on_panic",
+        not_yet: "",
+        without_meaning: "routing_enabled min_cluster_size",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.CustomClusterType",
@@ -107,15 +115,15 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig",
-        effective: "use_http_header http_header_name upstream_port_override",
+        effective: "use_http_header http_header_name upstream_port_override metadata_key",
         not_yet: "",
         without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.RefreshRate",
-        effective: "base_interval",
+        effective: "base_interval max_interval",
         not_yet: "",
-        without_meaning: "max_interval",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.RingHashLbConfig",
@@ -147,11 +155,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     consecutive_gateway_failure enforcing_consecutive_gateway_failure max_ejection_time \
                     max_ejection_time_jitter always_eject_one_host enforcing_success_rate success_rate_minimum_hosts \
                     success_rate_request_volume success_rate_stdev_factor failure_percentage_threshold \
-                    enforcing_failure_percentage failure_percentage_minimum_hosts failure_percentage_request_volume",
-        not_yet: "split_external_local_origin_errors consecutive_local_origin_failure \
+                    enforcing_failure_percentage failure_percentage_minimum_hosts failure_percentage_request_volume \
+                    split_external_local_origin_errors consecutive_local_origin_failure \
                     enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate \
-                    enforcing_failure_percentage_local_origin",
-        without_meaning: "successful_active_health_check_uneject_host",
+                    enforcing_failure_percentage_local_origin successful_active_health_check_uneject_host",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.cluster.v3.UpstreamConnectionOptions",
@@ -166,8 +175,20 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.config.core.v3.ApiConfigSource",
+        effective: "api_type transport_api_version grpc_services set_node_on_first_message_only",
+        not_yet: "",
+        without_meaning: "refresh_delay request_timeout",
+    },
+    Coverage {
         message: "envoy.config.core.v3.BindConfig",
         effective: "source_address freebind socket_options extra_source_addresses",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.ConfigSource",
+        effective: "path path_config_source api_config_source ads initial_fetch_timeout resource_api_version",
         not_yet: "",
         without_meaning: "",
     },
@@ -178,10 +199,28 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.config.core.v3.ExtensionConfigSource",
+        effective: "config_source default_config apply_default_config_without_warming type_urls",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.config.core.v3.ExtraSourceAddress",
         effective: "address",
         not_yet: "",
         without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.GrpcService",
+        effective: "envoy_grpc timeout initial_metadata",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.GrpcService.EnvoyGrpc",
+        effective: "cluster_name authority",
+        not_yet: "",
+        without_meaning: "max_receive_message_length skip_envoy_headers",
     },
     Coverage {
         message: "envoy.config.core.v3.HeaderValue",
@@ -196,47 +235,19 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
-        message: "envoy.config.core.v3.HealthCheck",
-        effective: "timeout interval unhealthy_threshold healthy_threshold no_traffic_interval http_health_check \
-                    tcp_health_check grpc_health_check",
-        not_yet: "",
-        without_meaning: "initial_jitter interval_jitter interval_jitter_percent reuse_connection unhealthy_interval \
-                    unhealthy_edge_interval healthy_edge_interval no_traffic_healthy_interval \
-                    always_log_health_check_failures always_log_health_check_success event_log_path",
-    },
-    Coverage {
-        message: "envoy.config.core.v3.HealthCheck.GrpcHealthCheck",
-        effective: "service_name authority",
-        not_yet: "",
-        without_meaning: "",
-    },
-    Coverage {
-        message: "envoy.config.core.v3.HealthCheck.HttpHealthCheck",
-        effective: "host path expected_statuses codec_client_type",
-        not_yet: "",
-        without_meaning: "",
-    },
-    Coverage {
-        message: "envoy.config.core.v3.HealthCheck.TcpHealthCheck",
-        effective: "send receive",
-        not_yet: "",
-        without_meaning: "",
-    },
-    Coverage {
         message: "envoy.config.core.v3.Http1ProtocolOptions",
-        effective: "allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers",
+        effective: "allow_absolute_url accept_http_10 default_host_for_http_10 enable_trailers \
+                    header_key_format allow_chunked_length",
         not_yet: "override_stream_error_on_invalid_http_message",
         without_meaning: "use_balsa_parser allow_custom_methods",
     },
     Coverage {
         message: "envoy.config.core.v3.Http2ProtocolOptions",
         effective: "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect \
-                    connection_keepalive",
-        not_yet: "hpack_table_size stream_error_on_invalid_http_messaging \
-                    override_stream_error_on_invalid_http_message",
-        without_meaning: "max_outbound_frames max_outbound_control_frames \
-                    max_consecutive_inbound_frames_with_empty_payload max_inbound_priority_frames_per_stream \
-                    max_inbound_window_update_frames_per_data_frame_sent use_oghttp2_codec enable_huffman_encoding \
+                    connection_keepalive hpack_table_size max_consecutive_inbound_frames_with_empty_payload \
+                    max_inbound_priority_frames_per_stream max_inbound_window_update_frames_per_data_frame_sent",
+        not_yet: "stream_error_on_invalid_http_messaging override_stream_error_on_invalid_http_message",
+        without_meaning: "max_outbound_frames max_outbound_control_frames use_oghttp2_codec enable_huffman_encoding \
                     stream_reset_burst stream_reset_rate",
     },
     Coverage {
@@ -253,10 +264,28 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "interval_jitter",
     },
     Coverage {
+        message: "envoy.config.core.v3.PathConfigSource",
+        effective: "path watched_directory",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.config.core.v3.Pipe",
         effective: "path",
         not_yet: "",
         without_meaning: "mode",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.ProxyProtocolConfig",
+        effective: "version added_tlvs",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.RetryPolicy",
+        effective: "retry_back_off num_retries",
+        not_yet: "",
+        without_meaning: "retry_on retry_priority retry_host_predicate host_selection_retry_max_attempts",
     },
     Coverage {
         message: "envoy.config.core.v3.SocketAddress",
@@ -279,6 +308,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.config.core.v3.TcpKeepalive",
         effective: "keepalive_probes keepalive_time keepalive_interval",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.core.v3.TlvEntry",
+        effective: "type value",
         not_yet: "",
         without_meaning: "",
     },
@@ -308,15 +343,15 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
-        effective: "overprovisioning_factor drop_overloads",
+        effective: "overprovisioning_factor drop_overloads weighted_priority_health",
         not_yet: "",
-        without_meaning: "endpoint_stale_after weighted_priority_health",
+        without_meaning: "endpoint_stale_after",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.Endpoint",
-        effective: "address hostname",
-        not_yet: "additional_addresses",
-        without_meaning: "health_check_config observability_name",
+        effective: "address hostname additional_addresses health_check_config",
+        not_yet: "",
+        without_meaning: "observability_name",
     },
     Coverage {
         message: "envoy.config.endpoint.v3.Endpoint.AdditionalAddress",
@@ -366,10 +401,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name address additional_addresses filter_chains use_original_dst default_filter_chain \
                     per_connection_buffer_limit_bytes deprecated_v1 listener_filters listener_filters_timeout \
                     continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction \
-                    enable_reuse_port access_log tcp_backlog_size bind_to_port",
-        not_yet: "drain_type connection_balance_config ignore_global_conn_limit bypass_overload_manager",
-        without_meaning: "stat_prefix stats_matcher metadata reuse_port max_connections_to_accept_per_socket_event \
-                    tcp_fast_open_queue_length",
+                    enable_reuse_port access_log tcp_backlog_size bind_to_port drain_type \
+                    connection_balance_config ignore_global_conn_limit bypass_overload_manager tcp_fast_open_queue_length",
+        not_yet: "",
+        without_meaning: "stat_prefix stats_matcher metadata reuse_port max_connections_to_accept_per_socket_event",
     },
     Coverage {
         message: "envoy.config.listener.v3.Listener.DeprecatedV1",
@@ -394,6 +429,30 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "rules",
         not_yet: "",
         without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.overload.v3.OverloadAction",
+        effective: "name triggers",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.overload.v3.OverloadManager",
+        effective: "refresh_interval resource_monitors actions",
+        not_yet: "",
+        without_meaning: "buffer_factory_config",
+    },
+    Coverage {
+        message: "envoy.config.overload.v3.ResourceMonitor",
+        effective: "name typed_config",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.ratelimit.v3.RateLimitServiceConfig",
+        effective: "grpc_service",
+        not_yet: "",
+        without_meaning: "transport_api_version",
     },
     Coverage {
         message: "envoy.config.rbac.v3.Policy",
@@ -481,9 +540,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     regex_rewrite path_rewrite_policy append_x_forwarded_host host_rewrite_literal auto_host_rewrite \
                     host_rewrite_header host_rewrite_path_regex timeout idle_timeout retry_policy \
                     request_mirror_policies priority hash_policy max_grpc_timeout grpc_timeout_offset \
-                    upgrade_configs max_stream_duration rate_limits include_vh_rate_limits",
+                    upgrade_configs max_stream_duration rate_limits include_vh_rate_limits \
+                    metadata_match",
         not_yet: "",
-        without_meaning: "early_data_policy metadata_match",
+        without_meaning: "early_data_policy",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.HashPolicy",
@@ -514,14 +574,20 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add \
                     request_headers_to_remove most_specific_header_mutations_wins \
                     max_direct_response_body_size_bytes request_mirror_policies ignore_port_in_host_matching \
-                    typed_per_filter_config",
+                    typed_per_filter_config vhds validate_clusters",
         not_yet: "",
-        without_meaning: "validate_clusters metadata",
+        without_meaning: "metadata",
     },
     Coverage {
         message: "envoy.config.route.v3.RouteMatch",
         effective: "prefix path safe_regex path_separated_prefix path_match_policy connect_matcher case_sensitive \
                     runtime_fraction headers query_parameters grpc tls_context dynamic_metadata",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.route.v3.Vhds",
+        effective: "config_source",
         not_yet: "",
         without_meaning: "",
     },
@@ -543,7 +609,8 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.config.route.v3.WeightedCluster.ClusterWeight",
         effective: "name cluster_header weight request_headers_to_add request_headers_to_remove \
-                    response_headers_to_add response_headers_to_remove typed_per_filter_config host_rewrite_literal",
+                    response_headers_to_add response_headers_to_remove typed_per_filter_config host_rewrite_literal \
+                    metadata_match",
         not_yet: "",
         without_meaning: "",
     },
@@ -597,6 +664,54 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest",
+        effective: "headers_to_add",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse",
+        effective: "allowed_upstream_headers allowed_upstream_headers_to_append allowed_client_headers \
+                    allowed_client_headers_on_success dynamic_metadata_from_headers",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.BufferSettings",
+        effective: "max_request_bytes allow_partial_message pack_as_bytes",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.CheckSettings",
+        effective: "context_extensions disable_request_body_buffering with_request_body",
+        not_yet: "",
+        without_meaning: "emit_client_span",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        effective: "grpc_service http_service failure_mode_allow failure_mode_allow_header_add with_request_body \
+                    clear_route_cache status_on_error metadata_context_namespaces \
+                    route_metadata_context_namespaces filter_enabled filter_enabled_metadata deny_at_disable \
+                    include_tls_session stat_prefix allowed_headers disallowed_headers \
+                    enable_dynamic_metadata_ingestion max_denied_response_body_bytes",
+        not_yet: "",
+        without_meaning: "transport_api_version validate_mutations charge_cluster_response_stats \
+                    emit_filter_state_stats filter_metadata emit_client_span",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+        effective: "disabled check_settings",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ext_authz.v3.HttpService",
+        effective: "server_uri path_prefix authorization_request authorization_response",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.extensions.filters.http.fault.v3.FaultAbort",
         effective: "http_status grpc_status header_abort percentage",
         not_yet: "",
@@ -635,13 +750,97 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch",
+        effective: "failed_refetch_duration",
+        not_yet: "",
+        without_meaning: "fast_listener",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        effective: "providers rules bypass_cors_preflight requirement_map strip_failure_response stat_prefix",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader",
+        effective: "header_name claim_name",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider",
+        effective: "issuer audiences require_expiration max_lifetime forward from_headers from_params \
+                    from_cookies forward_payload_header pad_forward_payload_header payload_in_metadata \
+                    normalize_payload_in_metadata header_in_metadata failed_status_in_metadata \
+                    clock_skew_seconds claim_to_headers clear_route_cache remote_jwks local_jwks",
+        not_yet: "",
+        without_meaning: "jwt_cache_config",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.JwtRequirement",
+        effective: "provider_name provider_and_audiences requires_any requires_all allow_missing_or_failed \
+                    allow_missing",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig",
+        effective: "disabled requirement_name",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks",
+        effective: "http_uri cache_duration async_fetch retry_policy",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.jwt_authn.v3.RequirementRule",
+        effective: "match requires requirement_name",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
         effective: "stat_prefix status token_bucket filter_enabled filter_enforced \
                     request_headers_to_add_when_not_enforced response_headers_to_add descriptors stage \
-                    local_rate_limit_per_downstream_connection enable_x_ratelimit_headers \
-                    always_consume_default_token_bucket rate_limited_as_resource_exhausted",
+                    enable_x_ratelimit_headers always_consume_default_token_bucket \
+                    rate_limited_as_resource_exhausted vh_rate_limits rate_limits",
         not_yet: "",
         without_meaning: "max_dynamic_descriptors",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.OnDemand",
+        effective: "odcds",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.OnDemandCds",
+        effective: "source timeout",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig",
+        effective: "odcds",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+        effective: "domain stage request_type timeout failure_mode_deny rate_limited_as_resource_exhausted \
+                    rate_limit_service enable_x_ratelimit_headers disable_x_envoy_ratelimited_header \
+                    rate_limited_status response_headers_to_add status_on_error rate_limits",
+        not_yet: "",
+        without_meaning: "stat_prefix",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
+        effective: "vh_rate_limits domain rate_limits",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.http.rbac.v3.RBAC",
@@ -675,9 +874,21 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
-        effective: "allow_requests_without_proxy_protocol",
+        effective: "rules allow_requests_without_proxy_protocol disallowed_versions",
         not_yet: "",
         without_meaning: "stat_prefix",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.KeyValuePair",
+        effective: "metadata_namespace key value_string_encoding",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule",
+        effective: "tlv_type on_tlv_present",
+        not_yet: "",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
@@ -701,13 +912,13 @@ pub(super) static MESSAGES: &[Coverage] = &[
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         effective: "codec_type stat_prefix rds route_config http_filters add_user_agent common_http_protocol_options \
                     http_protocol_options http2_protocol_options server_name server_header_transformation \
-                    max_request_headers_kb stream_idle_timeout request_timeout request_headers_timeout delayed_close_timeout \
+                    max_request_headers_kb stream_idle_timeout request_headers_timeout delayed_close_timeout \
                     access_log access_log_options use_remote_address xff_num_trusted_hops internal_address_config \
                     skip_xff_append via generate_request_id preserve_external_request_id \
                     always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details \
                     proxy_100_continue upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action \
                     strip_matching_host_port strip_any_host_port strip_trailing_host_dot",
-        not_yet: "tracing drain_timeout access_log_flush_interval \
+        not_yet: "tracing request_timeout drain_timeout access_log_flush_interval \
                     stream_error_on_invalid_http_message request_id_extension",
         without_meaning: "http3_protocol_options http1_safe_max_connection_duration drain_timeout_jitter \
                     stream_flush_timeout append_local_overload",
@@ -800,7 +1011,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         effective: "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts hash_policy \
-                    tunneling_config max_downstream_connection_duration",
+                    tunneling_config max_downstream_connection_duration metadata_match",
         not_yet: "",
         without_meaning: "access_log_flush_interval flush_access_log_on_connected access_log_options check_drain_close \
                     backoff_options",
@@ -819,7 +1030,25 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
-        effective: "name weight",
+        effective: "name weight metadata_match",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+        effective: "formatter_type_on_envoy_headers",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        effective: "max_active_downstream_connections",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+        effective: "max_heap_size_bytes",
         not_yet: "",
         without_meaning: "",
     },
@@ -833,9 +1062,9 @@ pub(super) static MESSAGES: &[Coverage] = &[
         message: "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
         effective: "trusted_ca watched_directory verify_certificate_spki verify_certificate_hash \
                     match_typed_subject_alt_names match_subject_alt_names crl allow_expired_certificate \
-                    trust_chain_verification",
+                    trust_chain_verification only_verify_leaf_cert_crl",
         not_yet: "",
-        without_meaning: "only_verify_leaf_cert_crl max_verify_depth suppress_client_ca_list",
+        without_meaning: "max_verify_depth suppress_client_ca_list",
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext",
@@ -865,6 +1094,12 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig",
+        effective: "name sds_config",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.Secret",
         effective: "name tls_certificate session_ticket_keys validation_context generic_secret",
         not_yet: "",
@@ -890,15 +1125,15 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        effective: "common_tls_context sni auto_sni_san_validation",
-        not_yet: "max_session_keys",
+        effective: "common_tls_context sni auto_host_sni auto_sni_san_validation max_session_keys",
+        not_yet: "",
         without_meaning: "allow_renegotiation enforce_rsa_key_usage",
     },
     Coverage {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         effective: "common_http_protocol_options upstream_http_protocol_options explicit_http_config \
-                    use_downstream_protocol_config auto_config http_filters",
-        not_yet: "outlier_detection",
+                    use_downstream_protocol_config auto_config http_filters outlier_detection",
+        not_yet: "",
         without_meaning: "header_validation_config",
     },
     Coverage {

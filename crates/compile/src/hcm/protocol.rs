@@ -5,6 +5,7 @@ use std::time::Duration;
 use meltemi_proto::any::type_name;
 use meltemi_traffic::hcm::{Http1Options, Http2KeepAlive, Http2Options};
 
+use crate::filter_config::decode;
 use crate::pb::core;
 use crate::refusal::{Compiled, Within, refuse_field};
 use crate::values::{flag, limit, number, positive_or};
@@ -22,7 +23,7 @@ pub(crate) fn http1(message: Option<&core::Http1ProtocolOptions>) -> Compiled<Ht
         .header_key_format
         .as_ref()
         .and_then(|format| format.header_format.as_ref());
-    let (mut preserve_case, mut proper_case) = (false, false);
+    let (mut preserve_case, mut proper_case, mut new_proper) = (false, false, false);
     match format {
         None => {}
         Some(HeaderFormat::ProperCaseWords(_)) => proper_case = true,
@@ -38,6 +39,7 @@ pub(crate) fn http1(message: Option<&core::Http1ProtocolOptions>) -> Compiled<Ht
                 return refuse_field("header_key_format.stateful_formatter", reason);
             }
             preserve_case = true;
+            new_proper = new_names_proper(config)?;
         }
     }
     Ok(Http1Options {
@@ -47,12 +49,28 @@ pub(crate) fn http1(message: Option<&core::Http1ProtocolOptions>) -> Compiled<Ht
         allow_chunked_length: message.allow_chunked_length,
         refuse_absolute_url: !flag(message.allow_absolute_url.as_ref(), true),
         preserve_case,
+        preserve_case_new_proper: new_proper,
         proper_case,
         stream_error_on_invalid: message
             .override_stream_error_on_invalid_http_message
             .as_ref()
             .map(|value| value.value),
     })
+}
+
+/// How names are written that the peer did not send; refuses what is not carried out.
+fn new_names_proper(config: &core::TypedExtensionConfig) -> Compiled<bool> {
+    use meltemi_proto::envoy::extensions::http::header_formatters::preserve_case::v3 as pb;
+    let within = "header_key_format.stateful_formatter.typed_config";
+    let Some(any) = &config.typed_config else {
+        return Ok(false);
+    };
+    let settings: pb::PreserveCaseFormatterConfig = decode(any).within(within)?;
+    if settings.forward_reason_phrase {
+        return refuse_field("forward_reason_phrase", "not supported").within(within);
+    }
+    let proper = pb::preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders::ProperCase;
+    Ok(settings.formatter_type_on_envoy_headers() == proper)
 }
 
 /// `Http2ProtocolOptions`.
@@ -96,6 +114,17 @@ pub(crate) fn http2(message: Option<&core::Http2ProtocolOptions>) -> Compiled<Ht
                 .then_some(true)
         }),
         max_frame_size: None,
+        max_empty_frames: number(
+            message
+                .max_consecutive_inbound_frames_with_empty_payload
+                .as_ref(),
+        ),
+        max_priority_per_stream: number(message.max_inbound_priority_frames_per_stream.as_ref()),
+        max_window_updates_per_data: number(
+            message
+                .max_inbound_window_update_frames_per_data_frame_sent
+                .as_ref(),
+        ),
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meltemi_proto::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 use meltemi_traffic::hash::{Cookie, HashPolicy, HashSource};
+use meltemi_traffic::metadata::{Criteria, merge_criteria};
 use meltemi_traffic::path::TemplateRewrite;
 use meltemi_traffic::ratelimit::RateLimits;
 use meltemi_traffic::rewrite::{HostRewrite, PathRewrite, Redirect, RedirectPath};
@@ -21,7 +22,7 @@ use crate::pb::{core, route as pb};
 use crate::rate_limit;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{
-    duration, flag, header_name, inline_data, limit, metadata, number_or, own_limit, regex_rewrite,
+    criteria, duration, flag, header_name, inline_data, limit, number_or, own_limit, regex_rewrite,
     runtime_fraction,
 };
 
@@ -89,7 +90,7 @@ pub(super) fn forward(
             .as_ref()
             .map(internal_redirect)
             .transpose()?,
-        metadata_match: metadata(message.metadata_match.as_ref()),
+        criteria: criteria(message.metadata_match.as_ref()),
     })
 }
 
@@ -125,7 +126,8 @@ fn cluster(message: &pb::RouteAction, scope: &Scope<'_>) -> Compiled<ClusterSele
             ClusterSelector::Header(header_name(name).within("cluster_header")?)
         }
         Some(By::WeightedClusters(list)) => {
-            ClusterSelector::Weighted(weighted(list, scope).within("weighted_clusters")?)
+            let of_route = criteria(message.metadata_match.as_ref());
+            ClusterSelector::Weighted(weighted(list, scope, &of_route).within("weighted_clusters")?)
         }
         Some(By::ClusterSpecifierPlugin(_) | By::InlineClusterSpecifierPlugin(_)) => {
             return refuse("cluster specifier plug-ins are not supported");
@@ -134,10 +136,14 @@ fn cluster(message: &pb::RouteAction, scope: &Scope<'_>) -> Compiled<ClusterSele
     })
 }
 
-fn weighted(message: &pb::WeightedCluster, scope: &Scope<'_>) -> Compiled<WeightedClusters> {
+fn weighted(
+    message: &pb::WeightedCluster,
+    scope: &Scope<'_>,
+    of_route: &Criteria,
+) -> Compiled<WeightedClusters> {
     use pb::weighted_cluster::RandomValueSpecifier;
     let clusters = each("clusters", &message.clusters, |entry| {
-        weighted_entry(entry, scope)
+        weighted_entry(entry, scope, of_route)
     })?;
     let total: u64 = clusters.iter().map(|entry| u64::from(entry.weight)).sum();
     if total == 0 || total > u64::from(u32::MAX) {
@@ -165,6 +171,7 @@ fn weighted(message: &pb::WeightedCluster, scope: &Scope<'_>) -> Compiled<Weight
 fn weighted_entry(
     message: &pb::weighted_cluster::ClusterWeight,
     scope: &Scope<'_>,
+    of_route: &Criteria,
 ) -> Compiled<WeightedCluster> {
     use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     let name = match (message.name.as_str(), message.cluster_header.as_str()) {
@@ -198,6 +205,7 @@ fn weighted_entry(
             .host_rewrite_specifier
             .as_ref()
             .map(|HostRewriteSpecifier::HostRewriteLiteral(host)| host.as_str().into()),
+        criteria: merge_criteria(of_route, &criteria(message.metadata_match.as_ref())),
     })
 }
 

@@ -12,7 +12,7 @@ use crate::values::{
     flag, header_matcher, metadata_matcher, query_matcher, regex, runtime_fraction,
 };
 
-pub(super) fn route_match(message: &pb::RouteMatch) -> Compiled<RouteMatch> {
+pub(crate) fn route_match(message: &pb::RouteMatch) -> Compiled<RouteMatch> {
     let tls = message.tls_context.unwrap_or_default();
     let fraction = message.runtime_fraction.as_ref();
     Ok(RouteMatch {

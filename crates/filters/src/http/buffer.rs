@@ -26,9 +26,11 @@ pub(super) async fn on_request<S: Stage>(max: u32, stage: &mut S) -> Result<(), 
 
 /// The answer to a request that does not fit.
 pub(super) fn too_large() -> Answer {
-    Answer::new(
+    let mut answer = Answer::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "Payload Too Large",
         "request_payload_too_large",
-    )
+    );
+    answer.close = true;
+    answer
 }

@@ -1,7 +1,6 @@
 //! `envoy.filters.http.fault`: delays, aborts, and slows responses, as the fault's draw says.
 
 use http::StatusCode;
-use meltemi_traffic::access::http_status_of;
 use meltemi_traffic::fault::{ABORT_BODY, AbortKind, Fault};
 use meltemi_traffic::flags::ResponseFlags;
 
@@ -80,7 +79,8 @@ pub(super) async fn on_request<S: Stage>(
     stats.aborts.inc();
     let (status, grpc_status) = match kind {
         AbortKind::Http(status) => (status, None),
-        AbortKind::Grpc(status) => (http_status_of(status), Some(status)),
+        // Envoy leaves the HTTP status at 200 whoever the client is.
+        AbortKind::Grpc(status) => (200, Some(status)),
         AbortKind::FromHeader => return Ok(()),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

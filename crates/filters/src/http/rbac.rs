@@ -20,9 +20,13 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The counters below a scope that ends with a dot (`http.<prefix>.rbac.`, `<prefix>rbac.`).
+    /// The counters below a scope that ends with a dot (`http.<prefix>.rbac.`, `<prefix>rbac.`). A prefix of the rules
+    /// is a part of its own in the names.
     pub fn new(scope: &str, config: &RbacFilter) -> Self {
-        let named = |prefix: &str, name: &str| Counter::named(format!("{scope}{prefix}{name}"));
+        let named = |prefix: &str, name: &str| {
+            let joint = if prefix.is_empty() { "" } else { "." };
+            Counter::named(format!("{scope}{prefix}{joint}{name}"))
+        };
         Self {
             allowed: named(&config.rules_prefix, "allowed"),
             denied: named(&config.rules_prefix, "denied"),

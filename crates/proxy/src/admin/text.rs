@@ -1,11 +1,12 @@
 //! Counters, clusters, listeners and certificates as text and JSON.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use meltemi_telemetry::envoy::{Scope, Stats};
 use meltemi_traffic::tls::{DataSource, SecretKind};
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
+use meltemi_upstream::host::Host;
 use serde_json::{Value, json};
 
 use crate::listener::BoundAddress;
@@ -22,7 +23,6 @@ pub(super) fn stats(shared: &Shared) -> Stats {
     HttpStats::for_each(|name, value| stats.add_dotted(name, value));
     meltemi_filters::counters::for_each(|name, value| stats.add_dotted(name.to_owned(), value));
     let live = u64::from(shared.live.load(Ordering::Acquire));
-    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let updates = &shared.updates;
     // table: scope, name, value
     let process = [
@@ -33,30 +33,15 @@ pub(super) fn stats(shared: &Shared) -> Stats {
             shared.clusters.warming().len() as u64,
         ),
         (
-            "cluster_manager",
-            "cds.update_success",
-            load(&updates.clusters),
-        ),
-        (
-            "cluster_manager",
-            "cds.update_rejected",
-            load(&updates.clusters_rejected),
-        ),
-        (
             "listener_manager",
             "total_listeners_active",
             shared.listeners.table().listeners.len() as u64,
         ),
         ("listener_manager", "workers_started", live),
         (
-            "listener_manager",
-            "lds.update_success",
-            load(&updates.listeners),
-        ),
-        (
-            "listener_manager",
-            "lds.update_rejected",
-            load(&updates.listeners_rejected),
+            "control_plane",
+            "connected_state",
+            updates.connected_state(),
         ),
         ("server", "concurrency", shared.concurrency as u64),
         ("server", "live", live),
@@ -67,10 +52,30 @@ pub(super) fn stats(shared: &Shared) -> Stats {
     for (scope, name, value) in process {
         stats.add(Scope::Process(scope), name, value);
     }
+    let subscriptions = [
+        ("cluster_manager", "cds", &updates.clusters),
+        ("listener_manager", "lds", &updates.listeners),
+        ("cluster_manager", "eds", &updates.endpoints),
+        ("http", "rds", &updates.routes),
+        ("server", "sds", &updates.secrets),
+        ("server", "ecds", &updates.extensions),
+    ];
+    for (scope, service, counters) in subscriptions {
+        counters.for_each(|name, value| {
+            stats.add(Scope::Process(scope), &format!("{service}.{name}"), value);
+        });
+    }
+    for (name, active) in shared.overload.active() {
+        let name = format!("envoy.overload_actions.{name}.active");
+        stats.add(Scope::Process("overload"), &name, active);
+    }
     let all = Scope::Listener("all");
     stats.add(all, "downstream_cx_active", shared.stats.active());
     stats.add(all, "downstream_cx_total", shared.stats.total());
     stats.add(all, "downstream_global_cx_overflow", shared.stats.refused());
+    let rejected = shared.overload.rejected.load(Ordering::Relaxed);
+    stats.add(all, "downstream_cx_overload_reject", rejected);
+    stats.add(all, "downstream_cx_overflow", shared.listeners.refused());
     stats.add(all, "no_filter_chain_match", shared.stats.without_chain());
     stats
 }
@@ -80,6 +85,7 @@ fn cluster_stats(cluster: &Cluster, stats: &mut Stats) {
     cluster
         .stats
         .for_each(|name, value| stats.add(scope, name, value));
+    cluster.for_each_limit(&mut |name, value| stats.add(scope, name, value));
     let breaker = cluster.breaker(false);
     stats.add(scope, "upstream_rq_active", breaker.requests.get().into());
     stats.add(
@@ -96,10 +102,12 @@ fn cluster_stats(cluster: &Cluster, stats: &mut Stats) {
     let healthy = hosts
         .all()
         .iter()
-        .filter(|host| host.is_available())
+        .filter(|host| host.health() == meltemi_traffic::endpoint::Health::Healthy)
         .count();
     stats.add(scope, "membership_total", hosts.all().len() as u64);
     stats.add(scope, "membership_healthy", healthy as u64);
+    let degraded = hosts.all().iter().filter(|host| host.is_degraded()).count();
+    stats.add(scope, "membership_degraded", degraded as u64);
 }
 
 /// Everything in Prometheus' text format: Istio's metrics, the process's, and Envoy's.
@@ -156,6 +164,7 @@ pub(super) fn clusters(shared: &Shared) -> String {
 
 fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
     let state = &host.state;
+    let (external, local) = state.outlier.success_rates();
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed).to_string();
     vec![
         ("cx_active", state.cx_active.get().to_string()),
@@ -167,34 +176,16 @@ fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
         ("rq_timeout", load(&state.rq_timeout)),
         ("rq_total", load(&state.rq_total)),
         ("hostname", host.endpoint.hostname.to_string()),
-        ("health_flags", health_flags(host)),
+        ("health_flags", host.health_flags()),
         ("weight", host.endpoint.weight.to_string()),
         ("region", host.locality.region.to_string()),
         ("zone", host.locality.zone.to_string()),
         ("sub_zone", host.locality.sub_zone.to_string()),
         ("canary", "false".to_owned()),
         ("priority", host.priority.to_string()),
-        ("success_rate", "-1".to_owned()),
-        ("local_origin_success_rate", "-1".to_owned()),
+        ("success_rate", external.to_string()),
+        ("local_origin_success_rate", local.to_string()),
     ]
-}
-
-fn health_flags(host: &Host) -> String {
-    let mut flags = String::new();
-    if host.state.outlier.is_ejected() {
-        flags.push_str("/failed_outlier_check");
-    }
-    if host.endpoint.health.is_unhealthy() {
-        flags.push_str("/failed_eds_health");
-    }
-    if host.is_degraded() {
-        flags.push_str("/degraded_eds_health");
-    }
-    if flags.is_empty() {
-        "healthy".to_owned()
-    } else {
-        flags
-    }
 }
 
 /// `/clusters?format=json`, as `istioctl proxy-config endpoints` reads it.

@@ -7,6 +7,7 @@ use meltemi_identity::client::CsrClient;
 use meltemi_identity::store::{CertificateReader, CertificateSource};
 use meltemi_identity::{IdentityError, WorkloadCertificate};
 use meltemi_traffic::Str;
+use meltemi_traffic::discovery::{Reference, Source, StreamSource};
 use meltemi_traffic::tls::{CertificatePair, DataSource, Secret, SecretKind, Validation};
 
 use super::channel::CaChannel;
@@ -14,9 +15,12 @@ use super::config::AgentConfig;
 use crate::state::Shared;
 
 /// Name of the workload's certificate.
-pub(super) const OWN: &str = "default";
+pub(crate) const OWN: &str = "default";
 /// Name of the trust bundle.
-pub(super) const ROOTS: &str = "ROOTCA";
+pub(crate) const ROOTS: &str = "ROOTCA";
+
+/// Cluster of the agent's secret discovery service in Istio's configuration.
+const SDS_CLUSTER: &str = "sds-grpc";
 
 /// A CSR client that connects for each request: requests are hours apart, and the control plane may have moved.
 #[derive(Debug)]
@@ -74,13 +78,25 @@ pub(super) async fn publish(shared: Arc<Shared>, mut certificates: CertificateRe
                 .and_then(|facts| facts.uris.first().cloned());
             shared.set_principal(principal.map(Str::from));
             for secret in secrets(&certificate) {
-                shared.secrets.set(Arc::new(secret));
+                let secret = Arc::new(secret);
+                // Under the name itself, and as a secret of the agent's own discovery service.
+                let from_agent = Reference::new(agent_source(), secret.name.clone(), None);
+                shared.secrets.set(from_agent.key, Arc::clone(&secret));
+                shared.secrets.set(secret.name.clone(), secret);
             }
         }
         if certificates.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// The agent as configuration names it.
+fn agent_source() -> Source {
+    Source::Stream(Arc::new(StreamSource {
+        cluster: SDS_CLUSTER.into(),
+        ..StreamSource::default()
+    }))
 }
 
 fn secrets(certificate: &WorkloadCertificate) -> [Secret; 2] {

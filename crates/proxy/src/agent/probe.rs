@@ -133,6 +133,8 @@ async fn connect(config: &AgentConfig, port: u16, timeout: Duration) -> Result<S
         defaults: SocketDefaults { mark: config.mark },
         timeout,
         tls: None,
+        more_targets: &[],
+        proxy_protocol: None,
         alpn: None,
         sni: None,
     })

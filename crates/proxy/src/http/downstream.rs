@@ -2,6 +2,7 @@
 //!
 //! The counterpart of `meltemi_upstream::exchange`: `poll_` functions on `&mut self`, so one task pumps both sides.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use meltemi_upstream::exchange::ResponseLength;
 use meltemi_upstream::http1::{Conn, Http1Error};
 use meltemi_upstream::http2;
 use meltemi_wire::http1::Piece;
+use meltemi_wire::http1::case::HeaderCase;
 use meltemi_wire::http1::encode::ResponseBody;
 
 /// Why the client's side ended early.
@@ -101,10 +103,7 @@ impl Downstream<'_> {
     /// The next piece of the request body.
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, ClientError>> {
         match self {
-            Self::Http1(side) => match ready!(side.conn.poll_body(cx))? {
-                Piece::End(Some(_)) if !side.trailers => Poll::Ready(Ok(Piece::End(None))),
-                piece => Poll::Ready(Ok(piece)),
-            },
+            Self::Http1(side) => side.conn.poll_body(cx).map_err(ClientError::from),
             Self::Http2(side) => side.recv.poll_body(cx).map_err(ClientError::from),
         }
     }
@@ -186,11 +185,17 @@ impl Downstream<'_> {
             Self::Http2(side) => {
                 let bodyless =
                     status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-                if let ResponseLength::Known(length) = length {
-                    headers.insert(CONTENT_LENGTH, length.into());
+                match length {
+                    ResponseLength::Known(length) => {
+                        headers.insert(CONTENT_LENGTH, length.into());
+                    }
+                    ResponseLength::Empty if !bodyless && !headers.contains_key("grpc-status") => {
+                        headers.entry(CONTENT_LENGTH).or_insert_with(|| 0.into());
+                    }
+                    ResponseLength::Empty | ResponseLength::Unknown => {}
                 }
-                let is_empty = matches!(length, ResponseLength::Empty | ResponseLength::Known(0));
-                let end = (is_empty || side.head_request || bodyless) && !tunnel;
+                let end =
+                    (length == ResponseLength::Empty || side.head_request || bodyless) && !tunnel;
                 let mut head = http::Response::new(());
                 *head.status_mut() = status;
                 *head.headers_mut() = std::mem::take(headers);
@@ -198,6 +203,13 @@ impl Downstream<'_> {
                 side.send = Some(http2::Send::new(send, end));
                 Ok(())
             }
+        }
+    }
+
+    /// The response's names go out as the upstream spelt them.
+    pub(crate) fn set_spelling(&mut self, case: Option<Arc<HeaderCase>>) {
+        if let Self::Http1(side) = self {
+            side.conn.set_spelling(case);
         }
     }
 
@@ -299,10 +311,7 @@ impl Http1Side<'_> {
         let body = match length {
             _ if tunnel => ResponseBody::Unannounced,
             ResponseLength::Known(length) => ResponseBody::Length(length),
-            ResponseLength::Empty if bodyless => ResponseBody::Unannounced,
-            // What a GET would have got has no known length.
-            ResponseLength::Empty if self.head_request && self.http10 => ResponseBody::Unannounced,
-            ResponseLength::Empty if self.head_request => ResponseBody::Chunked,
+            ResponseLength::Empty if bodyless || self.head_request => ResponseBody::Unannounced,
             ResponseLength::Empty => ResponseBody::Length(0),
             ResponseLength::Unknown if bodyless => ResponseBody::Unannounced,
             ResponseLength::Unknown if self.http10 => ResponseBody::Unannounced,

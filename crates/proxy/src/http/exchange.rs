@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -24,7 +25,7 @@ use super::downstream::{ClientError, Downstream, Http1Side};
 use super::record::Exchange;
 use super::reply::Reply;
 use super::request::Request;
-use super::{early, filters, forward, respond};
+use super::{demand, early, filters, forward, respond};
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
 use crate::listener::HttpRuntime;
@@ -71,16 +72,33 @@ impl Context {
 
     /// Responses should end their connections.
     pub(crate) fn is_draining(&self) -> bool {
-        self.worker().shared.drain_state() != Drain::Off || *self.info.chain.retired.borrow()
+        let process =
+            self.drains_with_process() && self.worker().shared.drain_state() != Drain::Off;
+        process || *self.info.chain.retired.borrow()
+    }
+
+    /// False where only changes of the listener drain it (`drain_type: MODIFY_ONLY`).
+    fn drains_with_process(&self) -> bool {
+        !self.info.listener.config.drain_modify_only
+    }
+
+    /// The overload manager wants this connection to end with its present exchange.
+    pub(crate) fn sheds_keepalive(&self) -> bool {
+        self.worker().shared.overload.keepalive.hits()
     }
 
     /// Ready when responses should end their connections: the process drains, or the chain was replaced.
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + use<> {
         let mut drain = self.worker().shared.drain();
         let mut retired = self.info.chain.retired.subscribe();
+        let from = if self.drains_with_process() {
+            Drain::Graceful
+        } else {
+            Drain::Closing
+        };
         async move {
             tokio::select! {
-                _ = drain.wait_for(|now| *now >= Drain::Graceful) => {}
+                _ = drain.wait_for(|now| *now >= from) => {}
                 _ = retired.wait_for(|retired| *retired) => {}
             }
         }
@@ -114,13 +132,14 @@ pub(crate) enum Ended {
     ClientGone(ClientError),
 }
 
-/// Serves one request. Cancel-safe in the sense that dropping the future still records the exchange.
+/// Serves one request; returns its lifetime when it ended without any response. Cancel-safe in the sense that dropping
+/// the future still records the exchange.
 pub(crate) async fn serve(
     context: &Context,
     request: Request,
     down: &mut Downstream<'_>,
     idle: &mut IdleTimer,
-) {
+) -> Option<Duration> {
     let mut exchange = Exchange::new(context, request);
     idle.set_limit(context.hcm().stream_idle_timeout);
     let ended = match run(&mut exchange, down, idle).await {
@@ -130,22 +149,13 @@ pub(crate) async fn serve(
     match ended {
         Ended::Complete => {}
         Ended::Broken => down.abort(),
-        Ended::ClientGone(ClientError::Protocol { details })
-            if exchange.status.is_none() && !down.is_http2() =>
-        {
-            let reply = Reply::new(StatusCode::BAD_REQUEST, "Bad Request", details)
-                .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
-                .closing();
-            respond::local(&mut exchange, down, reply, idle).await;
-            // Its head was a request for the log.
-            exchange.refused = false;
-        }
         Ended::ClientGone(error) => {
             client_gone(&mut exchange, &error);
             down.abort();
         }
     }
     exchange.record();
+    exchange.status.is_none().then(|| exchange.elapsed())
 }
 
 fn client_gone(exchange: &mut Exchange, error: &ClientError) {
@@ -174,8 +184,17 @@ async fn run(
     idle: &mut IdleTimer,
 ) -> Result<Ended, Reply> {
     let context = exchange.context.clone();
+    if context.worker().shared.overload.requests.hits() {
+        return Err(Reply::shed());
+    }
     exchange.early = early::process(context.hcm(), context.info(), &mut exchange.request)?;
+    if context.runtime().filter_missing {
+        return Err(Reply::filter_missing());
+    }
     let mut plan = Plan::find(exchange, fastrand::u64(..))?;
+    if context.runtime().on_demand.is_some() {
+        plan = demand::complete(exchange, plan).await?;
+    }
     if plan.missing.is_none() {
         check_upgrade(exchange, &plan.route)?;
     }
@@ -202,10 +221,6 @@ async fn run(
                 b"http"
             };
             let location = redirect.location(&route, &exchange.request, scheme);
-            if let Some(path) = redirect.rewritten(&route, &exchange.request) {
-                let show = !context.runtime().suppress_envoy_headers;
-                forward::replace_path(&mut exchange.request, path, show);
-            }
             Err(Reply::redirect(redirect.status, &location))
         }
         Action::Respond(answer) => {
@@ -262,8 +277,9 @@ pub(crate) struct Plan {
 fn routes(context: &Context) -> Result<Arc<RouteTable>, Reply> {
     match &context.hcm().routes {
         RouteSource::Inline(table) => Ok(Arc::clone(table)),
-        RouteSource::Rds { name, .. } => {
-            context.worker().shared.routes.get(name).ok_or_else(|| {
+        RouteSource::Rds(reference) => {
+            let table = context.worker().shared.routes.get(&reference.key);
+            table.ok_or_else(|| {
                 Reply::new(StatusCode::NOT_FOUND, "", "route_configuration_not_found")
                     .flag(ResponseFlags::NO_ROUTE_FOUND)
             })
@@ -321,7 +337,7 @@ fn route_hash(exchange: &mut Exchange, route: &Route) -> Option<u64> {
 }
 
 /// Answers a request whose head could not be decoded, and records it.
-pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Error) {
+pub(crate) fn refuse(context: &Context, conn: &mut Conn, error: &Http1Error) {
     let (status, details) = match error {
         Http1Error::Head(head) => (head.status(), head.details()),
         Http1Error::Body(_)
@@ -329,42 +345,41 @@ pub(crate) async fn refuse(context: &Context, conn: &mut Conn, error: &Http1Erro
         | Http1Error::LengthMismatch
         | Http1Error::Io(_) => return,
     };
-    let flag = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
-    refuse_with(context, conn, status, reason(status), details, flag);
+    let refusal = Refusal {
+        status,
+        details,
+        flags: ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+        body: reason(status),
+    };
+    answer_unread(context, conn, &refusal);
 }
 
-/// Answers a request whose head did not arrive in time, and records it.
-pub(crate) fn refuse_late(context: &Context, conn: &mut Conn) {
-    let (status, text) = (StatusCode::REQUEST_TIMEOUT, "request header timeout");
-    let details = "request_header_timeout";
-    refuse_with(context, conn, status, text, details, ResponseFlags::NONE);
+/// Answers a request whose head did not come to its end in time, and records it.
+pub(crate) fn refuse_slow(context: &Context, conn: &mut Conn) {
+    let refusal = Refusal {
+        status: StatusCode::REQUEST_TIMEOUT,
+        details: "request_header_timeout",
+        flags: ResponseFlags::NONE,
+        body: "request header timeout",
+    };
+    answer_unread(context, conn, &refusal);
 }
 
-/// Resets a stream whose names are refused, and records it.
-pub(crate) fn refuse_stream(context: &Context, request: &Request, down: &mut Downstream<'_>) {
-    let mut exchange = Exchange::new(context, Request::placeholder());
-    exchange.request.protocol = request.protocol;
-    exchange.flags.add(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
-    exchange.details = "http2.unexpected_underscore".into();
-    exchange.refused = true;
-    down.abort();
-    exchange.record();
-}
-
-fn refuse_with(
-    context: &Context,
-    conn: &mut Conn,
+/// The answer to what never became a request.
+struct Refusal {
     status: StatusCode,
-    text: &'static str,
     details: &'static str,
-    flag: ResponseFlags,
-) {
+    flags: ResponseFlags,
+    body: &'static str,
+}
+
+fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
     let mut exchange = Exchange::new(context, Request::placeholder());
-    exchange.flags.add(flag);
-    exchange.details = details.into();
-    exchange.status = Some(status);
+    exchange.flags.add(refusal.flags);
+    exchange.details = refusal.details.into();
+    exchange.status = Some(refusal.status);
     exchange.refused = true;
-    let body = Bytes::from(text);
+    let body = Bytes::from_static(refusal.body.as_bytes());
     let mut headers = HeaderMap::new();
     headers.insert(
         http::header::CONTENT_TYPE,
@@ -381,7 +396,7 @@ fn refuse_with(
     exchange.sent = body.len() as u64;
     let sent = down
         .send_head(
-            status,
+            refusal.status,
             &mut headers,
             ResponseLength::Known(body.len() as u64),
             false,
@@ -485,6 +500,11 @@ impl Plan {
         Self::find(exchange, self.draw)
     }
 
+    /// There is no route.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.missing.is_some()
+    }
+
     /// Takes the hash anew: filters may have changed what it is made of.
     pub(crate) fn hash_again(&mut self, exchange: &mut Exchange) {
         self.hash = route_hash(exchange, &self.route);
@@ -499,6 +519,15 @@ impl Plan {
     pub(crate) fn overrides(&self) -> &Overrides {
         self.entry()
             .map_or(&self.route.overrides, |entry| &entry.overrides)
+    }
+
+    /// Metadata that the host must have, sorted by key.
+    pub(crate) fn criteria(&self) -> &[(meltemi_traffic::Str, meltemi_traffic::Value)] {
+        match (self.entry(), &self.route.action) {
+            (Some(entry), _) => &entry.criteria,
+            (None, Action::Forward(forward)) => &forward.criteria,
+            (None, _) => &[],
+        }
     }
 
     /// Response header changes.

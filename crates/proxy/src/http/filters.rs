@@ -108,6 +108,9 @@ pub(crate) fn on_response(exchange: &mut Exchange, head: &mut Head<'_>) {
         request: &exchange.request,
         info: &info,
         local: head.local,
+        bodyless: exchange.request.method == http::Method::HEAD
+            || head.status == StatusCode::NO_CONTENT
+            || head.status == StatusCode::NOT_MODIFIED,
     };
     for one in returning.into_iter().rev() {
         one.on_response(&mut response);

@@ -6,9 +6,9 @@
 mod failure;
 mod mirror;
 mod prepare;
-pub(super) use prepare::replace_path;
 mod pump;
 mod reshape;
+mod select;
 mod timeouts;
 
 use std::sync::Arc;
@@ -17,19 +17,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
-use meltemi_traffic::Str;
-use meltemi_traffic::access::Protocol;
-use meltemi_traffic::cluster::{ClusterKind, UpstreamProtocol};
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::RequestHeadMut;
 use meltemi_traffic::retry::{AttemptFailure, RequestRetry, RetryPolicy};
 use meltemi_traffic::rewrite::HostRewrite;
 use meltemi_traffic::route::Forward;
-use meltemi_upstream::balance::Pick;
-use meltemi_upstream::cluster::{Cluster, Gauge, Host};
+use meltemi_upstream::balance::Overload;
+use meltemi_upstream::breaker::Gauge;
+use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::connect::ConnectError;
 use meltemi_upstream::exchange::{Exchange as Stream, Outgoing, ResponseStart, StreamError};
-use meltemi_upstream::pool::ConnectionNeeds;
+use meltemi_upstream::host::Host;
+use meltemi_upstream::outlier::Outcome;
 use meltemi_wire::http1::head::HeadLimits;
 
 use super::downstream::Downstream;
@@ -44,6 +43,8 @@ use timeouts::Timeouts;
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
+/// A host asks in an answer to ordinary traffic that it be used no more.
+const FAIL_AT_ONCE: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 /// Largest response head from upstreams, as Envoy's default for HTTP/1.
 const MAX_RESPONSE_HEAD: usize = 80 * 1024;
 /// Envoy's default `max_headers_count`.
@@ -74,7 +75,7 @@ pub(crate) async fn run(
     forward: &Forward,
     idle: &mut IdleTimer,
 ) -> Result<Ended, Reply> {
-    let (cluster, _running) = admit(exchange, forward)?;
+    let cluster = admit(exchange, forward)?;
     let mut attempts = Attempts::new(exchange, plan, forward, cluster);
     if let Some(limit) = forward.idle_timeout {
         idle.set_limit(limit);
@@ -88,14 +89,6 @@ pub(crate) async fn run(
                 Some(wait) => {
                     stream.abort();
                     wait
-                }
-                None if refuses_websocket(exchange, &start, &stream) => {
-                    stream.abort();
-                    return Err(Reply::new(
-                        start.status,
-                        "",
-                        "websocket_handshake_unsuccessful",
-                    ));
                 }
                 None => {
                     return Ok(attempts
@@ -118,31 +111,37 @@ pub(crate) async fn run(
     }
 }
 
-/// An HTTP/1 upstream answered a WebSocket handshake with something else: its body is not passed on.
-fn refuses_websocket(exchange: &Exchange, start: &ResponseStart, stream: &Stream) -> bool {
-    !start.tunnel && !stream.is_http2() && exchange.early.upgrade.as_deref() == Some(b"websocket")
-}
-
-/// The cluster, with room for one more request.
-fn admit(exchange: &Exchange, forward: &Forward) -> Result<(Arc<Cluster>, Gauge), Reply> {
+/// The cluster, unless the control plane wants this request dropped.
+fn admit(exchange: &Exchange, forward: &Forward) -> Result<Arc<Cluster>, Reply> {
     let Some(cluster) = exchange.cluster.clone() else {
         let stats = &exchange.context.runtime().stats;
         stats.no_cluster.fetch_add(1, Ordering::Relaxed);
         return Err(Reply::no_cluster(forward.cluster_not_found));
     };
-    if cluster.hosts.load().drops_request() {
-        let reply = Reply::new(http::StatusCode::SERVICE_UNAVAILABLE, "", "drop_overload");
-        return Err(reply.flag(ResponseFlags::DROP_OVERLOAD));
-    }
-    let breaker = cluster.breaker(forward.high_priority);
-    match breaker.requests.admit(breaker.limits.max_requests) {
-        Some(running) => Ok((cluster, running)),
-        None => {
-            let refused = &cluster.stats.rq_pending_overflow;
-            refused.fetch_add(1, Ordering::Relaxed);
-            Err(Reply::overflow())
+    match cluster.hosts.load().overload() {
+        None => Ok(cluster),
+        Some(overload) => {
+            let suppress = exchange.context.runtime().suppress_envoy_headers;
+            Err(Reply::drop_overload(overload == Overload::All, suppress))
         }
     }
+}
+
+/// How outlier detection sees a response: by its gRPC status when it has one already, else by its class, unless the
+/// cluster says what a failure is.
+fn judged(cluster: &Cluster, start: &ResponseStart) -> Outcome {
+    let status = start.status.as_u16();
+    if let Some(matchers) = &cluster.config.http.error_statuses {
+        let failed = matchers
+            .iter()
+            .any(|matcher| matcher.matches(start.status.as_str().as_bytes()));
+        return Outcome::Response { status, failed };
+    }
+    let grpc = start
+        .headers
+        .get("grpc-status")
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    Outcome::response(grpc.map_or(status, meltemi_traffic::access::http_status_of_grpc))
 }
 
 impl Attempts {
@@ -181,8 +180,6 @@ impl Attempts {
         idle: &mut IdleTimer,
     ) -> Result<(ResponseStart, Stream), Failure> {
         let host = self.pick(exchange, plan)?;
-        self.cluster.stats.rq_total.fetch_add(1, Ordering::Relaxed);
-        host.state.rq_total.fetch_add(1, Ordering::Relaxed);
         let active = host.state.active.enter();
         self.tried.push(host.state.id);
         exchange.host = Some(Arc::clone(&host));
@@ -210,19 +207,18 @@ impl Attempts {
         drop(active);
         match waited {
             Waited::Head(start) => {
-                let status = start.status.as_u16();
-                self.cluster.stats.response(status);
-                exchange
-                    .context
-                    .worker()
-                    .shared
-                    .clusters
-                    .report(&self.cluster, &host, status);
+                self.cluster.stats.response(start.status.as_u16());
+                self.cluster.report(&host, judged(&self.cluster, &start));
+                if !self.cluster.config.health_checks.is_empty()
+                    && start.headers.contains_key(FAIL_AT_ONCE)
+                {
+                    self.cluster.fail_at_once(&host);
+                }
                 Ok((start, stream))
             }
             Waited::Failed(failure) => {
                 stream.abort();
-                self.blame(exchange, &host, &failure);
+                self.blame(&host, &failure);
                 Err(failure)
             }
         }
@@ -252,38 +248,6 @@ impl Attempts {
         }
     }
 
-    fn pick(&mut self, exchange: &Exchange, plan: &Plan) -> Result<Arc<Host>, Failure> {
-        let found = match &self.cluster.config.kind {
-            ClusterKind::OriginalDst(settings) => {
-                let mut destination = exchange.context.info().local;
-                if let Some(port) = settings.port_override {
-                    destination.set_port(port);
-                }
-                Some(self.cluster.original_destination(destination))
-            }
-            _ => {
-                let avoids = self
-                    .policy
-                    .as_ref()
-                    .filter(|policy| policy.avoid_previous_hosts);
-                let attempts = avoids.map_or(0, |policy| policy.host_selection_attempts);
-                let pick = Pick {
-                    hash: plan.hash,
-                    avoid: &self.tried,
-                    attempts,
-                };
-                exchange.context.worker().pools.pick(&self.cluster, &pick)
-            }
-        };
-        found.ok_or_else(|| {
-            self.cluster
-                .stats
-                .rq_none_healthy
-                .fetch_add(1, Ordering::Relaxed);
-            Failure::NoHost
-        })
-    }
-
     /// Gets a connection and sends the head.
     async fn open(
         &mut self,
@@ -292,11 +256,6 @@ impl Attempts {
         host: &Arc<Host>,
     ) -> Result<Stream, Failure> {
         let (protocol, needs) = self.needs(exchange, host);
-        let breaker = self.cluster.breaker(self.high_priority);
-        let pending = breaker
-            .pending
-            .admit(breaker.limits.max_pending)
-            .ok_or(Failure::Overflow)?;
         let lease = {
             let pools = &exchange.context.worker().pools;
             let mut acquire = std::pin::pin!(pools.acquire(&self.cluster, host, protocol, &needs));
@@ -314,11 +273,15 @@ impl Attempts {
             })
             .await
         };
-        drop(pending);
         let lease = match lease {
-            Ok(lease) => lease,
+            Ok(lease) => {
+                self.cluster.stats.rq_total.fetch_add(1, Ordering::Relaxed);
+                host.state.rq_total.fetch_add(1, Ordering::Relaxed);
+                self.cluster.report(host, Outcome::Connected);
+                lease
+            }
             Err(failure) => {
-                self.blame(exchange, host, &failure);
+                self.blame(host, &failure);
                 return Err(failure);
             }
         };
@@ -330,6 +293,8 @@ impl Attempts {
             max_headers: http
                 .max_headers_count
                 .map_or(MAX_RESPONSE_HEADERS, |count| count as usize),
+            allow_chunked_length: http.http1.allow_chunked_length,
+            keep_case: crate::http::keep_case(&http.http1),
         };
         let request = &exchange.request;
         let outgoing = Outgoing {
@@ -339,6 +304,7 @@ impl Attempts {
             path: &request.path,
             headers: &request.headers,
             body: request.body,
+            case: request.case.as_ref(),
         };
         Stream::start(lease, &outgoing, limits).map_err(|error| Failure::Stream {
             error,
@@ -346,75 +312,29 @@ impl Attempts {
         })
     }
 
-    /// Protocol, ALPN and SNI of the connection that a request needs.
-    fn needs(&self, exchange: &Exchange, host: &Host) -> (UpstreamProtocol, ConnectionNeeds) {
-        let downstream = exchange.request.protocol;
-        let protocol = match self.cluster.config.http.protocol {
-            UpstreamProtocol::Downstream if downstream == Protocol::Http2 => {
-                UpstreamProtocol::Http2
-            }
-            UpstreamProtocol::Downstream => UpstreamProtocol::Http1,
-            protocol => protocol,
-        };
-        let mut needs = ConnectionNeeds {
-            high_priority: self.high_priority,
-            ..ConnectionNeeds::default()
-        };
-        if host.transport.tls.is_some() {
-            let offers = &exchange.context.runtime().alpn;
-            let which = match (protocol, downstream) {
-                (UpstreamProtocol::Http2, _) => 2,
-                (_, Protocol::Http10) => 0,
-                _ => 1,
-            };
-            let overridable = self
-                .cluster
-                .config
-                .metadata
-                .get("istio", &["alpn_override"])
-                .and_then(|v| v.as_str());
-            if overridable != Some("false") {
-                needs.alpn.clone_from(&offers[which]);
-            }
-            if self.cluster.config.http.auto_sni {
-                let name = meltemi_traffic::select::without_port(&exchange.request.authority);
-                needs.sni = std::str::from_utf8(name).ok().map(Str::from);
-            }
-        }
-        (protocol, needs)
-    }
-
     /// Counts a failed attempt against cluster and host.
-    fn blame(&self, exchange: &Exchange, host: &Host, failure: &Failure) {
+    fn blame(&self, host: &Host, failure: &Failure) {
         let stats = &self.cluster.stats;
-        let status = match failure {
-            Failure::Connect(ConnectError::Overflow)
-            | Failure::Overflow
-            | Failure::Client(_)
-            | Failure::Late
-            | Failure::NoHost => return,
-            Failure::Connect(ConnectError::Timeout) => 504,
-            Failure::Connect(_) => 503,
+        let outcome = match failure {
+            Failure::Connect(ConnectError::Overflow) | Failure::Client(_) | Failure::NoHost => {
+                return;
+            }
+            Failure::Connect(_) => Outcome::ConnectFailed,
             Failure::Stream { .. } => {
                 stats.rq_rx_reset.fetch_add(1, Ordering::Relaxed);
-                503
+                Outcome::ConnectFailed
             }
             Failure::Timeout | Failure::Idle { .. } | Failure::MaxDuration { .. } => {
                 stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
                 host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
-                504
+                Outcome::Timeout
             }
             Failure::PerTryTimeout => {
                 stats.rq_per_try_timeout.fetch_add(1, Ordering::Relaxed);
-                504
+                Outcome::Timeout
             }
         };
-        exchange
-            .context
-            .worker()
-            .shared
-            .clusters
-            .report(&self.cluster, host, status);
+        self.cluster.report(host, outcome);
     }
 
     /// The wait before another attempt; `None` when this response is the answer.
@@ -441,9 +361,7 @@ impl Attempts {
         let policy = self.policy.clone()?;
         self.timed_out = matches!(failure, Failure::PerTryTimeout);
         let kind = match failure {
-            Failure::Connect(ConnectError::Overflow) | Failure::Overflow => {
-                AttemptFailure::Overflow
-            }
+            Failure::Connect(ConnectError::Overflow) => AttemptFailure::Overflow,
             Failure::Connect(_) => AttemptFailure::Connect,
             Failure::Stream {
                 error: StreamError::Refused,
@@ -457,8 +375,7 @@ impl Attempts {
             | Failure::NoHost
             | Failure::Timeout
             | Failure::Idle { .. }
-            | Failure::MaxDuration { .. }
-            | Failure::Late => {
+            | Failure::MaxDuration { .. } => {
                 return None;
             }
         };
@@ -494,9 +411,7 @@ impl Attempts {
         self.retry = None;
         self.retry = self.cluster.breaker(self.high_priority).admit_retry();
         if self.retry.is_none() {
-            exchange
-                .flags
-                .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            exchange.flags.add(ResponseFlags::UPSTREAM_OVERFLOW);
             self.cluster
                 .stats
                 .rq_retry_overflow
@@ -530,13 +445,7 @@ impl Attempts {
     fn give_up(&self, exchange: &mut Exchange, failure: Failure) -> Reply {
         match failure {
             Failure::Client(_) | Failure::NoHost => Reply::no_healthy_upstream(),
-            Failure::Overflow | Failure::Connect(ConnectError::Overflow) => {
-                self.cluster
-                    .stats
-                    .rq_pending_overflow
-                    .fetch_add(1, Ordering::Relaxed);
-                Reply::overflow()
-            }
+            Failure::Connect(ConnectError::Overflow) => Reply::overflow(),
             Failure::Connect(error) => {
                 exchange.upstream.failure = error.transport_failure().unwrap_or_default();
                 connect_failure(&error)
@@ -544,7 +453,6 @@ impl Attempts {
             Failure::Stream { error, .. } => stream_failure(&error),
             Failure::Timeout => Reply::timeout("response_timeout"),
             Failure::MaxDuration { request_complete } => max_duration(request_complete),
-            Failure::Late => failure::late(),
             Failure::PerTryTimeout => Reply::timeout("upstream_per_try_timeout"),
             Failure::Idle { request_complete } => {
                 let status = if request_complete {

@@ -16,7 +16,8 @@ use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::mutation::{HeaderOp, apply_request};
 use meltemi_traffic::route::Route;
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
+use meltemi_upstream::host::Host;
 use meltemi_upstream::pool::ConnFacts;
 use meltemi_wire::grpc::MessageCounter;
 use tokio::time::Instant;
@@ -123,7 +124,7 @@ impl Exchange {
             cluster_name: Str::default(),
             host: None,
             upstream: Upstream::default(),
-            metadata: Metadata::default(),
+            metadata: context.info().metadata.clone(),
             filter_state: Vec::new(),
             work: None,
             peer: None,

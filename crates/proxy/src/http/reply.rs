@@ -48,7 +48,7 @@ pub(crate) struct ReplyParts {
     pub details: Cow<'static, str>,
     /// The connection cannot go on.
     pub close: bool,
-    /// A filter made it: only the response header changes of a route that forwards apply.
+    /// A filter made it: the route's response header changes are the router's, and do not apply.
     pub by_filter: bool,
 }
 
@@ -61,7 +61,7 @@ impl From<Answer> for Reply {
             headers: answer.headers,
             flags: answer.flags,
             details: answer.details,
-            close: false,
+            close: answer.close,
             by_filter: true,
         }))
     }
@@ -114,6 +114,22 @@ impl Reply {
         Self::new(StatusCode::NOT_FOUND, "", "route_not_found").flag(ResponseFlags::NO_ROUTE_FOUND)
     }
 
+    /// The configuration of a filter was not discovered: nothing may pass without it.
+    pub(crate) fn filter_missing() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "",
+            "filter_chain_not_found",
+        )
+        .flag(ResponseFlags::NO_FILTER_CONFIG_FOUND)
+    }
+
+    /// A name on demand that nobody supplied in time.
+    pub(crate) fn on_demand_unavailable() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "", "on_demand_unavailable")
+            .flag(ResponseFlags::NO_ROUTE_FOUND)
+    }
+
     /// The route's cluster does not exist.
     pub(crate) fn no_cluster(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
@@ -130,6 +146,31 @@ impl Reply {
         .flag(ResponseFlags::NO_HEALTHY_UPSTREAM)
     }
 
+    /// The control plane wants all requests dropped, or this one among some.
+    pub(crate) fn drop_overload(all: bool, suppress_headers: bool) -> Self {
+        let (body, details, flag, name) = if all {
+            (
+                "unconditional drop overload",
+                "unconditional_drop_overload",
+                ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
+                "x-envoy-unconditional-drop-overload",
+            )
+        } else {
+            (
+                "drop overload",
+                "drop_overload",
+                ResponseFlags::DROP_OVERLOAD,
+                "x-envoy-drop-overload",
+            )
+        };
+        let reply = Self::new(StatusCode::SERVICE_UNAVAILABLE, body, details).flag(flag);
+        if suppress_headers {
+            return reply;
+        }
+        let name = HeaderName::from_static(name);
+        reply.header(name, HeaderValue::from_static("true"))
+    }
+
     /// A circuit breaker is full.
     pub(crate) fn overflow() -> Self {
         let body =
@@ -141,6 +182,15 @@ impl Reply {
         )
         .flag(ResponseFlags::UPSTREAM_OVERFLOW)
         .header(OVERLOADED, HeaderValue::from_static("true"))
+    }
+
+    /// The overload manager takes no requests.
+    pub(crate) fn shed() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "envoy overloaded",
+            "overload",
+        )
     }
 
     /// The route's timeout.

@@ -1,11 +1,14 @@
 //! A request as the phases see it, whatever protocol brought it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::headers::{Headers, HeadersMut, RequestHead, RequestHeadMut};
 use meltemi_upstream::exchange::BodyKind;
+use meltemi_wire::http1::case::HeaderCase;
 use meltemi_wire::http1::target::{Target, split};
 use meltemi_wire::http1::{Framing, Version, head};
 
@@ -30,6 +33,8 @@ pub(crate) struct Request {
     pub upgrade: bool,
     /// The request-target names scheme and host itself.
     pub absolute: bool,
+    /// How the client spelt the names, where that is kept.
+    pub case: Option<Arc<HeaderCase>>,
 }
 
 impl Request {
@@ -71,6 +76,7 @@ impl Request {
             body,
             upgrade: head.upgrade,
             absolute,
+            case: head.case,
         };
         (request, head.keep_alive)
     }
@@ -78,7 +84,6 @@ impl Request {
     /// From an HTTP/2 head.
     pub(crate) fn from_http2(head: http::request::Parts, end_of_stream: bool, tls: bool) -> Self {
         let mut headers = head.headers;
-        join_cookies(&mut headers);
         let host = headers.remove(HOST);
         let authority = match head.uri.authority() {
             Some(authority) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
@@ -111,6 +116,7 @@ impl Request {
             body,
             upgrade: false,
             absolute: false,
+            case: None,
         }
     }
 
@@ -126,6 +132,7 @@ impl Request {
             body: BodyKind::None,
             upgrade: false,
             absolute: false,
+            case: None,
         }
     }
 
@@ -146,18 +153,6 @@ impl Request {
             // An empty body that was announced is announced further on.
             self.body = BodyKind::Length(0);
         }
-    }
-}
-
-/// HTTP/2 may split cookies into several fields (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
-        return;
-    };
-    let all: Vec<&[u8]> = [first, second].into_iter().chain(crumbs).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
-        headers.insert(COOKIE, joined);
     }
 }
 

@@ -46,17 +46,38 @@ impl Ord for Entry {
 const LEAST_WEIGHT: f64 = 1e-9;
 
 impl Edf {
-    /// A schedule that begins `random` picks into its rotation, so that workers do not start together.
-    pub(super) fn new(positions: &[u32], weight: &mut dyn FnMut(u32) -> f64, random: u64) -> Self {
+    /// A schedule as if it had been used for `seed` picks, so that workers do not start together. What a host would
+    /// have been picked for certain is reckoned, only the rest is played through.
+    pub(super) fn with_picks(
+        positions: &[u32],
+        weight: &mut dyn FnMut(u32) -> f64,
+        seed: u64,
+    ) -> Self {
+        let weights: Vec<f64> = positions
+            .iter()
+            .map(|position| weight(*position).max(LEAST_WEIGHT))
+            .collect();
+        let sum: f64 = weights.iter().sum();
+        let picks = f64::from(u32::try_from(seed & 0xffff).unwrap_or(0));
         let mut edf = Self {
             now: 0.0,
             added: 0,
             queue: BinaryHeap::with_capacity(positions.len()),
         };
-        for position in positions {
-            edf.add(*position, weight(*position));
+        let mut certain = 0.0;
+        for (position, weight) in positions.iter().zip(&weights) {
+            let times = (weight * picks / sum).floor();
+            certain += times;
+            edf.now = edf.now.max(times / weight);
+            edf.queue.push(Entry {
+                deadline: (times + 1.0) / weight,
+                order: edf.added,
+                position: *position,
+            });
+            edf.added += 1;
         }
-        for _ in 0..random % positions.len().max(1) as u64 {
+        while certain < picks {
+            certain += 1.0;
             edf.pick(weight);
         }
         edf

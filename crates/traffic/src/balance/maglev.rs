@@ -29,7 +29,10 @@ impl MaglevTable {
             target: 0.0,
             next: 0,
         };
-        let mut fillers: Vec<Filler> = entries.iter().map(fill).collect();
+        // In the order of keys, so that the table does not depend on the order in which hosts were given.
+        let mut sorted: Vec<&(u32, &str, f64)> = entries.iter().collect();
+        sorted.sort_by(|a, b| a.1.cmp(b.1));
+        let mut fillers: Vec<Filler> = sorted.into_iter().map(fill).collect();
         let mut table = vec![EMPTY; usize::try_from(size).unwrap_or(0)];
         let mut filled = 0;
         let mut iteration = 0.0;

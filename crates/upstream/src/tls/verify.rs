@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use meltemi_traffic::tls::Validation;
-use rustls::client::ResolvesClientCert;
+use meltemi_traffic::tls::{DataSource, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -15,7 +16,7 @@ use rustls::{
     SignatureAlgorithm, SignatureScheme,
 };
 
-use super::{TlsError, identity, load_roots};
+use super::{TlsError, identity, load_roots, read};
 
 /// Checks a chain against the trust anchors and the names against the matchers, for either side.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct PeerVerifier {
     validation: Validation,
     roots: Option<Arc<RootCertStore>>,
     client: Option<Arc<dyn ClientCertVerifier>>,
+    /// Checks revocation of servers, where lists are given.
+    server: Option<Arc<WebPkiServerVerifier>>,
     required: bool,
     /// The name sent as SNI must be in the certificate.
     name_sent: bool,
@@ -32,33 +35,55 @@ pub(super) struct PeerVerifier {
 impl PeerVerifier {
     pub(super) fn new(validation: Validation, required: bool) -> Result<Self, TlsError> {
         let provider = meltemi_identity::tls::provider();
-        if validation.crl.is_some() {
-            return Err(TlsError::Unsupported {
-                what: "a certificate revocation list",
-            });
-        }
         let roots = validation
             .trusted_ca
             .as_ref()
             .map(load_roots)
             .transpose()?
             .map(Arc::new);
+        let revoked = validation
+            .crl
+            .as_ref()
+            .map(load_revocation_lists)
+            .transpose()?;
         let client = match &roots {
-            Some(roots) => Some(
-                WebPkiClientVerifier::builder_with_provider(
+            Some(roots) => {
+                let mut builder = WebPkiClientVerifier::builder_with_provider(
+                    Arc::clone(roots),
+                    Arc::clone(&provider),
+                );
+                if let Some(revoked) = &revoked {
+                    builder = builder.with_crls(revoked.iter().cloned());
+                    if validation.only_leaf_revocation {
+                        builder = builder.only_check_end_entity_revocation();
+                    }
+                }
+                let built = builder.build();
+                Some(built.map_err(|error| Error::General(error.to_string()))?)
+            }
+            None => None,
+        };
+        let server = match (&roots, revoked) {
+            (Some(roots), Some(revoked)) => {
+                let mut builder = WebPkiServerVerifier::builder_with_provider(
                     Arc::clone(roots),
                     Arc::clone(&provider),
                 )
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?,
-            ),
-            None => None,
+                .with_crls(revoked);
+                if validation.only_leaf_revocation {
+                    builder = builder.only_check_end_entity_revocation();
+                }
+                let built = builder.build();
+                Some(built.map_err(|error| Error::General(error.to_string()))?)
+            }
+            _ => None,
         };
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self {
             validation,
             roots,
             client,
+            server,
             required,
             name_sent: false,
             algorithms,
@@ -77,15 +102,17 @@ impl PeerVerifier {
         {
             return Ok(());
         }
-        if !self.validation.spki_hashes.is_empty() {
-            return Err(Error::General(
-                "verification by public key hash is not supported".into(),
-            ));
-        }
         let peer =
             identity::read(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let hashes = &self.validation.certificate_hashes;
-        if !hashes.is_empty() && !hashes.contains(&peer.fingerprint_256) {
+        let (hashes, keys) = (
+            &self.validation.certificate_hashes,
+            &self.validation.spki_hashes,
+        );
+        // Either kind of pin is enough.
+        let pinned = hashes.contains(&peer.fingerprint_256)
+            || (!keys.is_empty() && keys.iter().any(|pin| *pin == public_key_hash(leaf)));
+        let pins = !(hashes.is_empty() && keys.is_empty());
+        if pins && !pinned {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
         if self.validation.san_accepted(identity::sans(&peer)) {
@@ -120,7 +147,19 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Some(roots) = &self.roots {
+        if let Some(server) = &self.server {
+            let checked =
+                server.verify_server_cert(end_entity, intermediates, server_name, &[], now);
+            match checked {
+                // The chain and its revocation were in order; names have their own check below.
+                Ok(_)
+                | Err(Error::InvalidCertificate(
+                    CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
+                )) => {}
+                Err(error) => self.tolerate(error)?,
+            }
+        } else if let Some(roots) = &self.roots {
             let parsed = ParsedCertificate::try_from(end_entity)?;
             rustls::client::verify_server_cert_signed_by_trust_anchor(
                 &parsed,
@@ -212,6 +251,33 @@ impl ClientCertVerifier for PeerVerifier {
     fn client_auth_mandatory(&self) -> bool {
         self.required
     }
+}
+
+/// Base64 of the SHA-256 of a certificate's public key; empty when it cannot be read.
+fn public_key_hash(leaf: &CertificateDer<'_>) -> String {
+    use base64::Engine as _;
+    let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
+        return String::new();
+    };
+    let key = parsed.subject_public_key_info();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key);
+    base64::engine::general_purpose::STANDARD.encode(digest)
+}
+
+fn load_revocation_lists(
+    source: &DataSource,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(&read(source)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| TlsError::Pem {
+            what: "revocation lists",
+        })?;
+    if lists.is_empty() {
+        return Err(TlsError::Pem {
+            what: "revocation lists",
+        });
+    }
+    Ok(lists)
 }
 
 /// The client certificate, whatever the server hints at.

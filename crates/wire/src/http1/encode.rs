@@ -7,7 +7,8 @@ use bytes::{BufMut, BytesMut};
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
-use super::Framing;
+use super::case::Casing;
+use super::{Framing, Version};
 
 /// Longest chunk-size line that [`chunk_size`] writes: sixteen hex digits and CRLF.
 pub const MAX_CHUNK_SIZE_LINE: usize = 18;
@@ -21,19 +22,19 @@ pub fn request(
     host: &[u8],
     headers: &HeaderMap,
     framing: Framing,
+    case: Casing<'_>,
 ) {
     dst.reserve(64 + target.len() + host.len() + headers.len() * 48);
     dst.put_slice(method.as_str().as_bytes());
     dst.put_u8(b' ');
     dst.put_slice(target);
-    dst.put_slice(b" HTTP/1.1\r\nhost: ");
-    dst.put_slice(host);
-    dst.put_slice(b"\r\n");
-    lines(dst, headers);
+    dst.put_slice(b" HTTP/1.1\r\n");
+    line(dst, "host", host, case);
+    lines(dst, headers, case);
     match framing {
         Framing::None => {}
-        Framing::Length(length) => content_length(dst, length),
-        Framing::Chunked | Framing::UntilClose => dst.put_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Length(length) => content_length(dst, length, case),
+        Framing::Chunked | Framing::UntilClose => line(dst, "transfer-encoding", b"chunked", case),
     }
     dst.put_slice(b"\r\n");
 }
@@ -56,27 +57,30 @@ pub fn response(
     headers: &HeaderMap,
     body: ResponseBody,
     connection: Option<&str>,
+    case: Casing<'_>,
+    version: Version,
 ) {
     dst.reserve(64 + headers.len() * 48);
-    if status == StatusCode::OK {
+    if status == StatusCode::OK && version == Version::Http11 {
         dst.put_slice(b"HTTP/1.1 200 OK\r\n");
     } else {
-        dst.put_slice(b"HTTP/1.1 ");
+        dst.put_slice(match version {
+            Version::Http10 => b"HTTP/1.0 ",
+            Version::Http11 => b"HTTP/1.1 ",
+        });
         dst.put_slice(status.as_str().as_bytes());
         dst.put_u8(b' ');
         dst.put_slice(reason(status).as_bytes());
         dst.put_slice(b"\r\n");
     }
-    lines(dst, headers);
+    lines(dst, headers, case);
     match body {
-        ResponseBody::Length(length) => content_length(dst, length),
-        ResponseBody::Chunked => dst.put_slice(b"transfer-encoding: chunked\r\n"),
+        ResponseBody::Length(length) => content_length(dst, length, case),
+        ResponseBody::Chunked => line(dst, "transfer-encoding", b"chunked", case),
         ResponseBody::Unannounced => {}
     }
     if let Some(connection) = connection {
-        dst.put_slice(b"connection: ");
-        dst.put_slice(connection.as_bytes());
-        dst.put_slice(b"\r\n");
+        line(dst, "connection", connection.as_bytes(), case);
     }
     dst.put_slice(b"\r\n");
 }
@@ -104,23 +108,28 @@ pub fn chunk_size(dst: &mut BytesMut, size: usize) {
 pub fn last_chunk(dst: &mut BytesMut, trailers: Option<&HeaderMap>) {
     dst.put_slice(b"0\r\n");
     if let Some(trailers) = trailers {
-        lines(dst, trailers);
+        lines(dst, trailers, Casing::Lower);
     }
     dst.put_slice(b"\r\n");
 }
 
-fn lines(dst: &mut BytesMut, headers: &HeaderMap) {
+fn lines(dst: &mut BytesMut, headers: &HeaderMap, case: Casing<'_>) {
     for (name, value) in headers {
-        dst.reserve(name.as_str().len() + value.len() + 4);
-        dst.put_slice(name.as_str().as_bytes());
-        dst.put_slice(b": ");
-        dst.put_slice(value.as_bytes());
-        dst.put_slice(b"\r\n");
+        line(dst, name.as_str(), value.as_bytes(), case);
     }
 }
 
-fn content_length(dst: &mut BytesMut, length: u64) {
-    dst.put_slice(b"content-length: ");
+fn line(dst: &mut BytesMut, name: &str, value: &[u8], case: Casing<'_>) {
+    dst.reserve(name.len() + value.len() + 4);
+    case.write(dst, name);
+    dst.put_slice(b": ");
+    dst.put_slice(value);
+    dst.put_slice(b"\r\n");
+}
+
+fn content_length(dst: &mut BytesMut, length: u64, case: Casing<'_>) {
+    case.write(dst, "content-length");
+    dst.put_slice(b": ");
     decimal(dst, length);
     dst.put_slice(b"\r\n");
 }

@@ -2,6 +2,8 @@
 //!
 //! Values keep sharing the read buffer; nothing is copied but the method and header names.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
@@ -9,7 +11,9 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 
+use super::case::{HeaderCase, KeepCase};
 use super::{Framing, Version};
+use smallvec::SmallVec;
 
 /// Most header lines that can be configured; bounds the parser's stack.
 pub const MAX_HEADER_LINES: usize = 256;
@@ -21,6 +25,10 @@ pub struct HeadLimits {
     pub max_bytes: usize,
     /// Most header lines. Envoy's `max_headers_count` default is 100.
     pub max_headers: usize,
+    /// Content-Length beside Transfer-Encoding is dropped instead of refused (`allow_chunked_length`).
+    pub allow_chunked_length: bool,
+    /// The spelling of names is remembered (`preserve_case`).
+    pub keep_case: KeepCase,
 }
 
 impl Default for HeadLimits {
@@ -28,6 +36,8 @@ impl Default for HeadLimits {
         Self {
             max_bytes: 60 * 1024,
             max_headers: 100,
+            allow_chunked_length: false,
+            keep_case: KeepCase::No,
         }
     }
 }
@@ -62,8 +72,7 @@ impl HeadError {
     /// Envoy's response code details for this refusal.
     pub fn details(self) -> &'static str {
         match self {
-            Self::Malformed => "http1.codec_error",
-            Self::BadVersion => "low_version",
+            Self::Malformed | Self::BadVersion => "http1.codec_error",
             Self::TooLarge => "http1.headers_too_large",
             Self::TooManyHeaders => "http1.too_many_headers",
             Self::LengthAndChunked => "http1.content_length_and_chunked_not_allowed",
@@ -77,10 +86,10 @@ impl HeadError {
         match self {
             Self::TooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BadTransferEncoding => StatusCode::NOT_IMPLEMENTED,
-            Self::BadVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::Malformed | Self::LengthAndChunked | Self::BadContentLength => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Malformed
+            | Self::LengthAndChunked
+            | Self::BadContentLength
+            | Self::BadVersion => StatusCode::BAD_REQUEST,
         }
     }
 }
@@ -106,6 +115,8 @@ pub struct RequestHead {
     pub upgrade: bool,
     /// Bytes that the head occupied on the wire.
     pub wire_len: usize,
+    /// How the names were spelt, when that is asked for.
+    pub case: Option<Arc<HeaderCase>>,
 }
 
 /// A decoded response head.
@@ -123,6 +134,8 @@ pub struct ResponseHead {
     pub keep_alive: bool,
     /// Bytes that the head occupied on the wire.
     pub wire_len: usize,
+    /// How the names were spelt, when that is asked for.
+    pub case: Option<Arc<HeaderCase>>,
 }
 
 /// Remembers how much of an incomplete head was already looked at, so that a peer that sends one byte at a time
@@ -147,27 +160,26 @@ impl HeadDecoder {
         if !self.worth_parsing(buf, limits)? {
             return Ok(None);
         }
-        let mut lines = [Line::default(); MAX_HEADER_LINES];
+        let mut lines = Lines::new();
         let parsed = {
             let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADER_LINES];
             let mut request = httparse::Request::new(&mut []);
             match request.parse_with_uninit_headers(buf, &mut storage) {
                 Ok(httparse::Status::Partial) => None,
-                Err(_) if lacks_version(buf) => return Err(HeadError::BadVersion),
                 Err(error) => return Err(parse_error(error)),
                 Ok(httparse::Status::Complete(len)) => {
-                    let count = index_lines(buf, request.headers, &mut lines, limits)?;
+                    index_lines(buf, request.headers, &mut lines, limits)?;
                     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
                         .map_err(|_| HeadError::Malformed)?;
                     let target = request
                         .path
                         .map(|path| Span::of(buf, path.as_bytes()))
                         .unwrap_or_default();
-                    Some((len, count, method, target, version(request.version)))
+                    Some((len, method, target, version(request.version)))
                 }
             }
         };
-        let Some((len, count, method, target, version)) = parsed else {
+        let Some((len, method, target, version)) = parsed else {
             self.scanned = buf.len();
             return Ok(None);
         };
@@ -176,7 +188,8 @@ impl HeadDecoder {
         if !target.bytes(&head).iter().all(u8::is_ascii_graphic) {
             return Err(HeadError::Malformed);
         }
-        let (headers, facts) = collect(&head, &lines[..count], true)?;
+        let (mut headers, mut facts) = collect(&head, &lines, true)?;
+        facts.settle(&mut headers, limits);
         let framing = facts.request_framing(version)?;
         Ok(Some(RequestHead {
             keep_alive: facts.keep_alive(version),
@@ -188,6 +201,7 @@ impl HeadDecoder {
             headers,
             framing,
             wire_len: len,
+            case: case(&head, &lines, limits),
         }))
     }
 
@@ -204,7 +218,7 @@ impl HeadDecoder {
         if !self.worth_parsing(buf, limits)? {
             return Ok(None);
         }
-        let mut lines = [Line::default(); MAX_HEADER_LINES];
+        let mut lines = Lines::new();
         let parsed = {
             let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADER_LINES];
             let mut response = httparse::Response::new(&mut []);
@@ -216,20 +230,21 @@ impl HeadDecoder {
                 Ok(httparse::Status::Partial) => None,
                 Err(error) => return Err(parse_error(error)),
                 Ok(httparse::Status::Complete(len)) => {
-                    let count = index_lines(buf, response.headers, &mut lines, limits)?;
+                    index_lines(buf, response.headers, &mut lines, limits)?;
                     let status = StatusCode::from_u16(response.code.unwrap_or_default())
                         .map_err(|_| HeadError::Malformed)?;
-                    Some((len, count, status, version(response.version)))
+                    Some((len, status, version(response.version)))
                 }
             }
         };
-        let Some((len, count, status, version)) = parsed else {
+        let Some((len, status, version)) = parsed else {
             self.scanned = buf.len();
             return Ok(None);
         };
         self.scanned = 0;
         let head = take_head(buf, len, limits)?;
-        let (headers, facts) = collect(&head, &lines[..count], false)?;
+        let (mut headers, mut facts) = collect(&head, &lines, false)?;
+        facts.settle(&mut headers, limits);
         let framing = facts.response_framing(status, method)?;
         let keep_alive = facts.keep_alive(version) && framing != Framing::UntilClose;
         Ok(Some(ResponseHead {
@@ -239,6 +254,7 @@ impl HeadDecoder {
             framing,
             keep_alive,
             wire_len: len,
+            case: case(&head, &lines, limits),
         }))
     }
 
@@ -269,6 +285,9 @@ struct Line {
     name: Span,
     value: Span,
 }
+
+/// The lines of a head; on the stack, as few heads have more than this.
+type Lines = SmallVec<[Line; 32]>;
 
 #[derive(Clone, Copy, Default)]
 struct Span {
@@ -304,17 +323,6 @@ fn skip_leading_blank_lines(buf: &mut BytesMut) {
     }
 }
 
-/// HTTP/0.9: the request line has a method and a target, no version.
-fn lacks_version(buf: &[u8]) -> bool {
-    let line = buf.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let mut words = line.split(|byte| *byte == b' ');
-    let method = words.next().unwrap_or_default();
-    let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
-    is_method
-        && words.next().is_some_and(|target| target.starts_with(b"/"))
-        && words.next().is_none()
-}
-
 fn parse_error(error: httparse::Error) -> HeadError {
     match error {
         httparse::Error::TooManyHeaders => HeadError::TooManyHeaders,
@@ -338,19 +346,17 @@ fn version(minor: Option<u8>) -> Version {
 fn index_lines(
     buf: &[u8],
     headers: &[httparse::Header<'_>],
-    lines: &mut [Line; MAX_HEADER_LINES],
+    lines: &mut Lines,
     limits: &HeadLimits,
-) -> Result<usize, HeadError> {
+) -> Result<(), HeadError> {
     if headers.len() > limits.max_headers {
         return Err(HeadError::TooManyHeaders);
     }
-    for (line, header) in lines.iter_mut().zip(headers) {
-        *line = Line {
-            name: Span::of(buf, header.name.as_bytes()),
-            value: Span::of(buf, header.value),
-        };
-    }
-    Ok(headers.len())
+    lines.extend(headers.iter().map(|header| Line {
+        name: Span::of(buf, header.name.as_bytes()),
+        value: Span::of(buf, header.value),
+    }));
+    Ok(())
 }
 
 /// Splits the head off the buffer and refuses what httparse tolerates: line ends without CR.
@@ -359,15 +365,20 @@ fn take_head(buf: &mut BytesMut, len: usize, limits: &HeadLimits) -> Result<Byte
         return Err(HeadError::TooLarge);
     }
     let head = buf.split_to(len).freeze();
-    let bare = head
-        .iter()
-        .zip(std::iter::once(&0).chain(head.iter()))
-        .any(|(byte, before)| *byte == b'\n' && *before != b'\r');
+    let bare = memchr::memchr_iter(b'\n', &head).any(|at| at == 0 || head[at - 1] != b'\r');
     if bare {
         Err(HeadError::Malformed)
     } else {
         Ok(head)
     }
+}
+
+fn case(head: &Bytes, lines: &[Line], limits: &HeadLimits) -> Option<Arc<HeaderCase>> {
+    if limits.keep_case == KeepCase::No {
+        return None;
+    }
+    let names = lines.iter().map(|line| line.name.slice(head));
+    Some(Arc::new(HeaderCase::new(names, limits.keep_case)))
 }
 
 /// What the framing headers say, gathered while the lines are copied into the map.
@@ -409,6 +420,13 @@ fn collect(head: &Bytes, lines: &[Line], request: bool) -> Result<(HeaderMap, Fa
 }
 
 impl Facts {
+    /// Takes Content-Length away where Transfer-Encoding is allowed to win (RFC 9112 §6.3).
+    fn settle(&mut self, headers: &mut HeaderMap, limits: &HeadLimits) {
+        if limits.allow_chunked_length && self.chunked && self.length.take().is_some() {
+            headers.remove(CONTENT_LENGTH);
+        }
+    }
+
     fn content_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
         if self.length.is_some()
             || value.is_empty()

@@ -5,6 +5,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::body::{BodyDecoder, BodyError};
+use super::case::{Casing, KeepCase};
 use super::head::{HeadDecoder, HeadError, HeadLimits, RequestHead, ResponseHead};
 use super::target::{Target, split};
 use super::{Framing, Piece, Version, encode};
@@ -130,6 +131,7 @@ fn heads_over_a_limit_are_refused() {
     let limits = HeadLimits {
         max_bytes: 100,
         max_headers: 2,
+        ..HeadLimits::default()
     };
     let many = b"GET / HTTP/1.1\r\na: 1\r\nb: 2\r\nc: 3\r\n\r\n";
     let mut buf = BytesMut::from(&many[..]);
@@ -338,6 +340,7 @@ fn what_is_encoded_decodes_to_the_same_message() {
         b"host:80",
         &headers,
         Framing::Chunked,
+        Casing::Lower,
     );
     encode::chunk_size(&mut buf, 300);
     buf.extend_from_slice(&[b'x'; 300]);
@@ -353,6 +356,53 @@ fn what_is_encoded_decodes_to_the_same_message() {
     let (body, trailers, left) = drain(head.framing, &buf, 7).unwrap();
     assert_eq!((body.len(), left.len()), (300, 0));
     assert_eq!(trailers.unwrap()["t"], "v");
+}
+
+#[test]
+fn content_length_gives_way_to_chunked_only_where_that_is_allowed() {
+    let bytes =
+        &b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 7\r\ntransfer-encoding: chunked\r\n\r\n"[..];
+    assert_eq!(request(bytes).unwrap_err(), HeadError::LengthAndChunked);
+    let limits = HeadLimits {
+        allow_chunked_length: true,
+        ..HeadLimits::default()
+    };
+    let head = HeadDecoder::default()
+        .request(&mut BytesMut::from(bytes), &limits)
+        .unwrap()
+        .unwrap();
+    assert_eq!(head.framing, Framing::Chunked);
+    assert!(!head.headers.contains_key("content-length"));
+}
+
+#[test]
+fn names_are_written_as_the_peer_spelt_them() {
+    let limits = HeadLimits {
+        keep_case: KeepCase::NewProper,
+        ..HeadLimits::default()
+    };
+    let mut buf = BytesMut::from(&b"GET / HTTP/1.1\r\nHOST: h\r\nX-FoO: 1\r\nbar: 2\r\n\r\n"[..]);
+    let mut head = HeadDecoder::default()
+        .request(&mut buf, &limits)
+        .unwrap()
+        .unwrap();
+    head.headers.insert("x-new", HeaderValue::from_static("3"));
+    let case = head.case.unwrap();
+    let mut out = BytesMut::new();
+    let spelt = Casing::Kept(&case);
+    encode::request(
+        &mut out,
+        &head.method,
+        b"/",
+        b"h",
+        &head.headers,
+        Framing::Length(2),
+        spelt,
+    );
+    assert_eq!(
+        &out[..],
+        b"GET / HTTP/1.1\r\nHOST: h\r\nX-FoO: 1\r\nbar: 2\r\nX-New: 3\r\nContent-Length: 2\r\n\r\n"
+    );
 }
 
 #[test]
@@ -378,6 +428,8 @@ fn a_response_head_announces_body_and_connection() {
         &HeaderMap::new(),
         encode::ResponseBody::Length(5),
         Some("close"),
+        Casing::Lower,
+        Version::Http11,
     );
     assert_eq!(
         &buf[..],
@@ -391,8 +443,10 @@ fn a_response_head_announces_body_and_connection() {
         &HeaderMap::new(),
         nothing,
         None,
+        Casing::Lower,
+        Version::Http10,
     );
-    assert_eq!(&buf[..], b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(&buf[..], b"HTTP/1.0 204 No Content\r\n\r\n");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use super::HTTP2_PREFACE;
 
 /// Longest request line that is looked at before the connection is given up.
 pub const MAX_REQUEST_LINE: usize = 64 * 1024;
+/// A longer method is none, however much of it has come.
+const LONGEST_METHOD: usize = 64;
 /// First letters of the methods that Envoy knows. Anything else is decided at its first byte, so that a client of another
 /// text protocol is not kept waiting for a line end that it never sends.
 const METHOD_STARTS: &[u8] = b"ABCDGHLMNOPRSTU";
@@ -59,10 +61,7 @@ pub fn inspect(bytes: &[u8]) -> Http {
         .position(|byte| *byte == b'\n');
     let method = bytes.iter().take_while(|byte| is_token(**byte)).count();
     let after_method = bytes.get(method);
-    if method == 0
-        || after_method.is_some_and(|byte| *byte != b' ')
-        || (method > 64 && after_method.is_none())
-    {
+    if method == 0 || after_method.is_some_and(|byte| *byte != b' ') || method > LONGEST_METHOD {
         return Http::Other;
     }
     let Some(line) = line else {
@@ -116,6 +115,9 @@ mod tests {
                 String::from_utf8_lossy(bytes)
             );
         }
+        let endless = [&[b'A'; 65][..], b" / HTTP/1.1\r\n"].concat();
+        assert_eq!(inspect(&endless), Http::Other);
+        assert_eq!(inspect(&endless[..65]), Http::Other);
         let mut long = b"GET /".to_vec();
         long.resize(MAX_REQUEST_LINE + 10, b'a');
         assert_eq!(inspect(&long), Http::TooLong);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::header::HeaderMap;
+use meltemi_filters::http::grpc_stats;
 use meltemi_filters::istio::peer;
 use meltemi_telemetry::istio::{
     Labels, Outcome, Protocol, Reporter, Request as RequestFacts, Service, ServiceFacts,
@@ -10,7 +11,8 @@ use meltemi_telemetry::istio::{
 };
 use meltemi_traffic::listener::Direction;
 use meltemi_traffic::metadata::Value;
-use meltemi_upstream::cluster::{Cluster, Host};
+use meltemi_upstream::cluster::Cluster;
+use meltemi_upstream::host::Host;
 
 use crate::http::record::Exchange;
 
@@ -93,8 +95,28 @@ pub(super) fn on_response(exchange: &mut Exchange, headers: &mut HeaderMap) {
     }
 }
 
-/// Counts a finished exchange in Istio's metrics.
+/// Counts a finished gRPC call for its cluster.
+fn report_grpc(exchange: &Exchange) {
+    if let Some(by_method) = exchange.context.runtime().grpc_stats
+        && exchange.grpc
+        && let Some(cluster) = &exchange.cluster
+    {
+        grpc_stats::count(&grpc_stats::Finished {
+            cluster: cluster.stat_name(),
+            path: &exchange.request.path,
+            by_method,
+            status: exchange.grpc_status(),
+            messages: exchange
+                .messages
+                .each_ref()
+                .map(|counter| counter.messages()),
+        });
+    }
+}
+
+/// Counts a finished exchange in gRPC's and Istio's metrics.
 pub(crate) fn report(exchange: &Exchange, duration: Duration) {
+    report_grpc(exchange);
     let Some(settings) = &exchange.context.runtime().istio_stats else {
         return;
     };

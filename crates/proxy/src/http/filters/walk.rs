@@ -219,6 +219,12 @@ impl Stage for Walk<'_, '_> {
         }
     }
 
+    fn forget_length(&mut self) {
+        if let BodyKind::Length(_) = self.exchange.request.body {
+            self.exchange.request.body = BodyKind::Stream;
+        }
+    }
+
     fn change_request(&mut self, ops: &[HeaderOp]) {
         self.exchange.change_request(ops);
     }
@@ -231,6 +237,7 @@ impl Stage for Walk<'_, '_> {
                 request: Some(&exchange.request),
                 connection,
                 remote_ip: exchange.early.remote.unwrap_or_else(|| info.remote.ip()),
+                tls: info.tls.is_some(),
                 peer: info.tls.as_ref().and_then(|tls| tls.peer.as_ref()),
                 metadata: Some(&exchange.metadata),
                 filter_state: &exchange.filter_state,
@@ -304,9 +311,7 @@ impl Stage for Walk<'_, '_> {
     }
 
     fn transform_request(&mut self, transform: Box<dyn Transform>) {
-        if let BodyKind::Length(_) = self.exchange.request.body {
-            self.exchange.request.body = BodyKind::Stream;
-        }
+        self.forget_length();
         self.exchange.work().request_body.push(transform);
     }
 

@@ -12,7 +12,6 @@ use crate::http::reply::Reply;
 pub(super) enum Failure {
     Client(ClientError),
     NoHost,
-    Overflow,
     Connect(ConnectError),
     Stream {
         error: StreamError,
@@ -23,8 +22,6 @@ pub(super) enum Failure {
     MaxDuration {
         request_complete: bool,
     },
-    /// The request did not arrive as a whole in time.
-    Late,
     Idle {
         request_complete: bool,
     },
@@ -89,15 +86,6 @@ pub(super) fn stream_failure(error: &StreamError) -> Reply {
     )
     .into();
     reply
-}
-
-/// The request did not arrive as a whole in time.
-pub(super) fn late() -> Reply {
-    Reply::new(
-        http::StatusCode::REQUEST_TIMEOUT,
-        "request timeout",
-        "request_overall_timeout",
-    )
 }
 
 /// The stream lived longer than it may.

@@ -80,6 +80,7 @@ fn copy_of(request: &Request, mirror: &Mirror) -> Request {
         body: request.body,
         upgrade: false,
         absolute: false,
+        case: request.case.clone(),
     }
 }
 
@@ -115,13 +116,14 @@ async fn send(
         path: &request.path,
         headers: &request.headers,
         body: request.body,
+        case: request.case.as_ref(),
     };
     let mut stream = Stream::start(
         lease,
         &outgoing,
         HeadLimits {
             max_bytes: 80 * 1024,
-            max_headers: 100,
+            ..HeadLimits::default()
         },
     )
     .ok()?;

@@ -1,0 +1,147 @@
+//! Which host an attempt goes to, and what its connection must be like.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use meltemi_traffic::Str;
+use meltemi_traffic::access::Protocol;
+use meltemi_traffic::cluster::{ClusterKind, OriginalDst, OverrideSource, UpstreamProtocol};
+use meltemi_upstream::balance::Pick;
+use meltemi_upstream::host::Host;
+use meltemi_upstream::pool::ConnectionNeeds;
+
+use super::{Attempts, Failure};
+use crate::http::exchange::Plan;
+use crate::http::record::Exchange;
+
+impl Attempts {
+    /// The host of the next attempt.
+    pub(super) fn pick(&mut self, exchange: &Exchange, plan: &Plan) -> Result<Arc<Host>, Failure> {
+        let found = match &self.cluster.config.kind {
+            ClusterKind::OriginalDst(settings) => destination(exchange, settings)
+                .map(|destination| self.cluster.original_destination(destination)),
+            _ => {
+                let avoids = self
+                    .policy
+                    .as_ref()
+                    .filter(|policy| policy.avoid_previous_hosts);
+                let attempts = avoids.map_or(0, |policy| policy.host_selection_attempts);
+                let pick = Pick {
+                    hash: plan.hash,
+                    avoid: &self.tried,
+                    attempts,
+                    criteria: plan.criteria(),
+                    wanted: self.wanted(exchange),
+                    ..Pick::default()
+                };
+                exchange.context.worker().pools.pick(&self.cluster, &pick)
+            }
+        };
+        found.ok_or_else(|| {
+            self.cluster
+                .stats
+                .rq_none_healthy
+                .fetch_add(1, Ordering::Relaxed);
+            Failure::NoHost
+        })
+    }
+
+    /// The host that the request asks for, where the cluster lets it.
+    fn wanted<'e>(&self, exchange: &'e Exchange) -> Option<&'e str> {
+        let sources = self.cluster.config.override_host.as_ref()?;
+        sources.sources.iter().find_map(|source| match source {
+            OverrideSource::Header(name) => exchange.request.text(name),
+            OverrideSource::Metadata(namespace, path) => {
+                exchange.metadata.get(namespace, path)?.as_str()
+            }
+        })
+    }
+
+    /// Protocol, ALPN, SNI and PROXY header of the connection that a request needs.
+    pub(super) fn needs(
+        &self,
+        exchange: &Exchange,
+        host: &Host,
+    ) -> (UpstreamProtocol, ConnectionNeeds) {
+        let downstream = exchange.request.protocol;
+        let protocol = match self.cluster.config.http.protocol {
+            UpstreamProtocol::Downstream if downstream == Protocol::Http2 => {
+                UpstreamProtocol::Http2
+            }
+            UpstreamProtocol::Downstream => UpstreamProtocol::Http1,
+            protocol => protocol,
+        };
+        let mut needs = ConnectionNeeds {
+            high_priority: self.high_priority,
+            ..ConnectionNeeds::default()
+        };
+        if host.transport.proxy_protocol.is_some() {
+            let info = exchange.context.info();
+            needs.proxied = Some((info.remote, info.local));
+        }
+        if host.transport.tls.is_some() {
+            let offers = &exchange.context.runtime().alpn;
+            let which = match (protocol, downstream) {
+                (UpstreamProtocol::Http2, _) => 2,
+                (_, Protocol::Http10) => 0,
+                _ => 1,
+            };
+            let overridable = self
+                .cluster
+                .config
+                .metadata
+                .get("istio", &["alpn_override"])
+                .and_then(|v| v.as_str());
+            if overridable != Some("false") {
+                needs.alpn.clone_from(&offers[which]);
+            }
+            needs.sni = self.server_name(exchange, host);
+        }
+        (protocol, needs)
+    }
+
+    /// The server name that is sent instead of the configured one.
+    fn server_name(&self, exchange: &Exchange, host: &Host) -> Option<Str> {
+        let http = &self.cluster.config.http;
+        if http.auto_sni {
+            let named = http
+                .auto_sni_header
+                .as_ref()
+                .and_then(|name| exchange.request.text(name))
+                .map_or_else(|| exchange.request.authority.as_ref(), str::as_bytes);
+            let name = meltemi_traffic::select::without_port(named);
+            return std::str::from_utf8(name).ok().map(Str::from);
+        }
+        let tls = host.transport.tls.as_ref()?;
+        let named = &host.endpoint.hostname;
+        (tls.settings().auto_host_sni && !named.is_empty()).then(|| named.clone())
+    }
+}
+
+/// Where an ORIGINAL_DST cluster sends a request: metadata, a header, or the connection's restored destination.
+fn destination(exchange: &Exchange, settings: &OriginalDst) -> Option<SocketAddr> {
+    let by_metadata = settings
+        .metadata_key
+        .as_ref()
+        .and_then(|(namespace, path)| {
+            exchange
+                .metadata
+                .get(namespace, path)?
+                .as_str()?
+                .parse()
+                .ok()
+        });
+    let by_header = || {
+        let name = settings.header.as_ref()?;
+        exchange.request.text(name)?.parse().ok()
+    };
+    let info = exchange.context.info();
+    let mut destination: SocketAddr = by_metadata
+        .or_else(by_header)
+        .or_else(|| info.restored_destination())?;
+    if let Some(port) = settings.port_override {
+        destination.set_port(port);
+    }
+    Some(destination)
+}
