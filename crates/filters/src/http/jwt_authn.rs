@@ -420,7 +420,7 @@ fn is_preflight<R: RequestHead>(request: &R) -> bool {
 /// The request's URI as the client sent it.
 fn realm<R: RequestHead>(request: &R) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let path = Headers::get(request, &ORIGINAL_PATH).unwrap_or(request.path());
+    let path = Headers::get(request, &ORIGINAL_PATH).unwrap_or_else(|| request.path());
     let path = &path[..path.len().min(MAX_REALM_PATH)];
     format!(
         "{}://{}{}",
@@ -441,7 +441,7 @@ fn claim_text(payload: &serde_json::Value, path: &[Str]) -> Option<String> {
         serde_json::Value::String(text) => (!text.is_empty()).then(|| text.clone()),
         serde_json::Value::Number(number) => {
             let value = number.as_f64()?;
-            Some(if value >= 0.0 && value < 1.8e19 && value.fract() == 0.0 {
+            Some(if (0.0..1.8e19).contains(&value) && value.fract() == 0.0 {
                 // In range and whole, as just seen.
                 (value as u64).to_string()
             } else {
