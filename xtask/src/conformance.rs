@@ -14,6 +14,21 @@ pub(crate) enum Suite {
     Envoy(Cases),
     /// The real h2spec against a plaintext and a TLS listener of ours
     H2spec,
+    /// Generated pairs of configuration and request, in the real Envoy and in ours
+    Generated(Generated),
+}
+
+/// Which pairs.
+#[derive(Args)]
+pub(crate) struct Generated {
+    /// Where the numbers start; any when absent
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Pairs of configuration and request
+    #[arg(long, default_value_t = 10_000)]
+    count: usize,
+    #[command(flatten)]
+    how: How,
 }
 
 /// Which cases, and how to run them.
@@ -57,6 +72,7 @@ pub(crate) fn run(suite: &Suite) -> anyhow::Result<()> {
     match suite {
         Suite::Envoy(cases) => envoy(cases),
         Suite::H2spec => h2spec(),
+        Suite::Generated(pairs) => generated(pairs),
     }
 }
 
@@ -77,7 +93,7 @@ fn h2spec() -> anyhow::Result<()> {
 }
 
 fn envoy(cases: &Cases) -> anyhow::Result<()> {
-    let mut arguments: Vec<String> = Vec::new();
+    let mut arguments = vec!["envoy".to_owned()];
     arguments.extend(
         cases
             .directories
@@ -90,6 +106,20 @@ fn envoy(cases: &Cases) -> anyhow::Result<()> {
         arguments.extend(["--area".to_owned(), area.clone()]);
     }
     runner(&arguments, &cases.how)
+}
+
+fn generated(pairs: &Generated) -> anyhow::Result<()> {
+    let reproductions = crate::target().join("conformance");
+    let mut arguments = vec!["generated".to_owned()];
+    arguments.extend(["--count".to_owned(), pairs.count.to_string()]);
+    arguments.extend([
+        "--reproductions".to_owned(),
+        reproductions.display().to_string(),
+    ]);
+    if let Some(seed) = pairs.seed {
+        arguments.extend(["--seed".to_owned(), seed.to_string()]);
+    }
+    runner(&arguments, &pairs.how)
 }
 
 /// Builds what is needed and runs the runner.

@@ -17,7 +17,11 @@ pub(crate) fn level(
 ) -> Compiled<Vec<HeaderOp>> {
     let mut ops = each(remove_field, remove, |name| removal(name))?;
     ops.extend(each(add_field, add, set_header)?);
-    Ok(ops)
+    Ok(if ops.is_empty() {
+        Vec::new()
+    } else {
+        vec![HeaderOp::Level(ops)]
+    })
 }
 
 fn removal(name: &str) -> Compiled<HeaderOp> {

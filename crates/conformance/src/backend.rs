@@ -68,6 +68,8 @@ pub(crate) struct Server {
     pub(crate) spec: Mutex<Spec>,
     /// How often each rule was used.
     pub(crate) used: Mutex<Vec<u32>>,
+    /// Attempts of each `x-id`.
+    pub(crate) attempts: Mutex<std::collections::HashMap<String, usize>>,
     /// Connections so far.
     pub(crate) connections: std::sync::atomic::AtomicU32,
     /// The side's record.
@@ -116,6 +118,7 @@ impl Backends {
                 name: name.clone(),
                 spec: Mutex::new(spec.clone()),
                 used: Mutex::default(),
+                attempts: Mutex::default(),
                 connections: Default::default(),
                 recorder: all.recorder.clone(),
                 acceptor: spec

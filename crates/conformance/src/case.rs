@@ -122,7 +122,7 @@ impl Case {
             !case.finally.is_null() || case.steps.iter().any(|step| !step.expect.is_null());
         anyhow::ensure!(expects, "case.yaml: nothing is expected");
         anyhow::ensure!(
-            case.refused || case.bootstrap.contains("admin:"),
+            case.refused || case.bootstrap.contains("admin"),
             "envoy.yaml: no admin with ${{ADMIN}}, so nobody can tell when the proxy is ready"
         );
         Ok(case)

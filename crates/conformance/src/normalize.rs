@@ -13,6 +13,8 @@ static UUID: LazyLock<Option<Regex>> = LazyLock::new(|| {
 static TRACE_ID: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"\b([0-9a-f]{32}|[0-9a-f]{16})\b").ok());
 
+/// Field whose value is the time that is left, which shrinks by the milliseconds of earlier attempts.
+const TIME_LEFT: &str = "x-envoy-expected-rq-timeout-ms";
 /// The date of an answer, also inside raw bytes.
 static DATE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"\b[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT\b")
@@ -78,6 +80,11 @@ impl Normalizer<'_> {
         let name = name.to_ascii_lowercase();
         if name == DURATION && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return "<ms>".to_owned();
+        }
+        if name == TIME_LEFT
+            && let Ok(left) = text.parse::<u64>()
+        {
+            return (left.div_ceil(100) * 100).to_string();
         }
         let mut text = self.generated(&UUID, text, "<uuid>");
         text = self.generated(&DATE, &text, "<date>");

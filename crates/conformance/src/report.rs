@@ -34,6 +34,11 @@ impl Report {
         }
     }
 
+    /// Adds so many that passed.
+    pub(crate) fn pass(&mut self, count: usize) {
+        self.passed += count;
+    }
+
     /// Adds one.
     pub(crate) fn add(&mut self, case: &str, verdict: Verdict) {
         match verdict {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures::stream::{self, StreamExt as _};
 use serde_json::Value;
 
@@ -71,20 +72,9 @@ async fn one(settings: &Settings, number: usize, path: &Path) -> Verdict {
     if let Some(reason) = case.skip {
         return Verdict::Skipped(reason);
     }
-    let mut observed = Vec::new();
-    for side in [Side::Envoy, Side::Ours] {
-        let limit = case.timeout.map_or(LONGEST, |span| span.0);
-        let running = side::run(settings, &case, side, &mut place);
-        match tokio::time::timeout(limit, running).await {
-            Ok(Ok(steps)) => observed.push(steps),
-            Ok(Err(error)) => return Verdict::Failed(vec![format!("{}: {error:#}", side.name())]),
-            Err(_) => {
-                return Verdict::Failed(vec![format!("{}: not done after {limit:?}", side.name())]);
-            }
-        }
-    }
-    let (Some(ours), Some(envoy)) = (observed.pop(), observed.pop()) else {
-        return Verdict::Failed(vec!["not run".to_owned()]);
+    let (envoy, ours) = match observe(settings, &case, &mut place).await {
+        Ok(both) => both,
+        Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
     };
     if settings.show {
         show(path, &case, &envoy, &ours);
@@ -93,12 +83,55 @@ async fn one(settings: &Settings, number: usize, path: &Path) -> Verdict {
     if problems.is_empty() {
         Verdict::Passed
     } else {
-        Verdict::Failed(problems)
+        let texts = problems.into_iter().map(|(step, problem)| {
+            let title = case.steps.get(step).map(|known| known.title(step));
+            format!(
+                "{}: {problem}",
+                title.unwrap_or_else(|| "finally".to_owned())
+            )
+        });
+        Verdict::Failed(texts.collect())
     }
 }
 
+/// Runs a case; each problem with the number of its step (one past the last for the end).
+///
+/// # Errors
+/// When the case or a proxy could not be run.
+pub(crate) async fn problems_by_step(
+    settings: &Settings,
+    number: usize,
+    path: &Path,
+) -> anyhow::Result<Vec<(usize, String)>> {
+    let mut place = Place::new(settings.scratch.join(format!("case-{number}")));
+    let case = Case::read(path, &mut place, &settings.certificates)?;
+    let (envoy, ours) = observe(settings, &case, &mut place).await?;
+    Ok(problems(&case, &envoy, &ours, settings.negate))
+}
+
+/// What was seen on both sides.
+async fn observe(
+    settings: &Settings,
+    case: &Case,
+    place: &mut Place,
+) -> anyhow::Result<(Vec<Value>, Vec<Value>)> {
+    let mut observed = Vec::new();
+    for side in [Side::Envoy, Side::Ours] {
+        let limit = case.timeout.map_or(LONGEST, |span| span.0);
+        let running = side::run(settings, case, side, place);
+        match tokio::time::timeout(limit, running).await {
+            Ok(steps) => observed.push(steps.context(side.name())?),
+            Err(_) => anyhow::bail!("{}: not done after {limit:?}", side.name()),
+        }
+    }
+    let (Some(ours), Some(envoy)) = (observed.pop(), observed.pop()) else {
+        anyhow::bail!("not run");
+    };
+    Ok((envoy, ours))
+}
+
 /// What is wrong: expectations that Envoy does not meet (the case is wrong), that we do not meet, and differences.
-fn problems(case: &Case, envoy: &[Value], ours: &[Value], negate: bool) -> Vec<String> {
+fn problems(case: &Case, envoy: &[Value], ours: &[Value], negate: bool) -> Vec<(usize, String)> {
     let mut problems = Vec::new();
     let expectations = case
         .steps
@@ -107,16 +140,12 @@ fn problems(case: &Case, envoy: &[Value], ours: &[Value], negate: bool) -> Vec<S
         .chain([(&case.finally, 0.0)]);
     for (index, (expected, tolerance)) in expectations.enumerate() {
         let (envoy, ours) = (envoy.get(index), ours.get(index));
-        let step = case
-            .steps
-            .get(index)
-            .map_or_else(|| "finally".to_owned(), |step| step.title(index));
         if !expected.is_null() {
             for (side, actual) in [(Side::Envoy, envoy), (Side::Ours, ours)] {
                 problems.extend(
                     unmet(expected, actual, negate)
                         .into_iter()
-                        .map(|problem| format!("{step}: {}: {problem}", side.name())),
+                        .map(|problem| (index, format!("{}: {problem}", side.name()))),
                 );
             }
         }
@@ -131,7 +160,7 @@ fn problems(case: &Case, envoy: &[Value], ours: &[Value], negate: bool) -> Vec<S
         problems.extend(
             differ
                 .into_iter()
-                .map(|difference| format!("{step}: differs: {difference}")),
+                .map(|difference| (index, format!("differs: {difference}"))),
         );
     }
     problems

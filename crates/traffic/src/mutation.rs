@@ -14,6 +14,9 @@ pub enum HeaderOp {
     Remove(HeaderName),
     /// Adds or replaces a field.
     Set(Box<SetHeader>),
+    /// The changes of one level of a route configuration: removals first; then every value is formatted from the
+    /// fields as they came, then what replaces is written, then what is added.
+    Level(Vec<Self>),
 }
 
 /// `HeaderValueOption`.
@@ -49,30 +52,57 @@ pub fn apply_request<R: RequestHeadMut>(ops: &[HeaderOp], request: &mut R, info:
         match op {
             HeaderOp::Remove(name) => request.remove(name),
             HeaderOp::Set(set) => {
-                let mut value = Vec::new();
-                set.value.render(
-                    info,
-                    Heads {
-                        request: Some(&*request),
-                        ..Heads::default()
-                    },
-                    "",
-                    &mut value,
-                );
-                if value.is_empty() && !set.keep_empty {
-                    continue;
-                }
-                match &set.field {
-                    Field::Name(name) => set_field(set.action, name, &value, request),
-                    // A pseudo header is always present, so only replacing has an effect.
-                    _ if set.action == AppendAction::AddIfAbsent => {}
-                    Field::Method => request.set_method(&value),
-                    Field::Path => request.set_path(&value),
-                    Field::Authority => request.set_authority(&value),
-                    Field::Scheme => request.set_scheme(&value),
+                let value = request_value(set, request, info);
+                write_request(set, &value, set.action, request);
+            }
+            HeaderOp::Level(level) if is_plain(level) => apply_request(level, request, info),
+            HeaderOp::Level(level) => {
+                removals(level).for_each(|name| request.remove(name));
+                let all: Vec<Pending<'_>> = sets(level)
+                    .map(|set| {
+                        let value = request_value(set, request, info);
+                        Pending::new(set, value, &*request)
+                    })
+                    .collect();
+                for pending in in_order(&all) {
+                    write_request(pending.set, &pending.value, pending.action(), request);
                 }
             }
         }
+    }
+}
+
+fn request_value<R: RequestHeadMut>(
+    set: &SetHeader,
+    request: &R,
+    info: &StreamInfo<'_>,
+) -> Vec<u8> {
+    let mut value = Vec::new();
+    let heads = Heads {
+        request: Some(request),
+        ..Heads::default()
+    };
+    set.value.render(info, heads, "", &mut value);
+    value
+}
+
+fn write_request<R: RequestHeadMut>(
+    set: &SetHeader,
+    value: &[u8],
+    action: AppendAction,
+    request: &mut R,
+) {
+    if value.is_empty() && !set.keep_empty {
+        return;
+    }
+    match &set.field {
+        Field::Name(name) => set_field(action, name, value, request),
+        // A pseudo header is always present, so only replacing has an effect.
+        _ if action == AppendAction::AddIfAbsent => {}
+        Field::Method => request.set_method(value),
+        Field::Path => request.set_path(value),
+        Field::Authority => request.set_authority(value),
+        Field::Scheme => request.set_scheme(value),
     }
 }
 
@@ -87,25 +117,115 @@ pub fn apply_response<H: HeadersMut>(
         match op {
             HeaderOp::Remove(name) => response.remove(name),
             HeaderOp::Set(set) => {
-                let Field::Name(name) = &set.field else {
-                    continue;
-                };
-                let mut value = Vec::new();
-                set.value.render(
-                    info,
-                    Heads {
-                        response: Some(&*response),
-                        ..heads
-                    },
-                    "",
-                    &mut value,
-                );
-                if !value.is_empty() || set.keep_empty {
-                    set_field(set.action, name, &value, response);
+                let value = response_value(set, response, info, heads);
+                write_response(set, &value, set.action, response);
+            }
+            HeaderOp::Level(level) if is_plain(level) => {
+                apply_response(level, response, info, heads);
+            }
+            HeaderOp::Level(level) => {
+                removals(level).for_each(|name| response.remove(name));
+                let all: Vec<Pending<'_>> = sets(level)
+                    .map(|set| {
+                        let value = response_value(set, response, info, heads);
+                        Pending::new(set, value, &*response)
+                    })
+                    .collect();
+                for pending in in_order(&all) {
+                    write_response(pending.set, &pending.value, pending.action(), response);
                 }
             }
         }
     }
+}
+
+fn response_value<H: HeadersMut>(
+    set: &SetHeader,
+    response: &H,
+    info: &StreamInfo<'_>,
+    heads: Heads<'_>,
+) -> Vec<u8> {
+    let mut value = Vec::new();
+    let heads = Heads {
+        response: Some(response),
+        ..heads
+    };
+    set.value.render(info, heads, "", &mut value);
+    value
+}
+
+fn write_response<H: HeadersMut>(
+    set: &SetHeader,
+    value: &[u8],
+    action: AppendAction,
+    response: &mut H,
+) {
+    if let Field::Name(name) = &set.field
+        && (!value.is_empty() || set.keep_empty)
+    {
+        set_field(action, name, value, response);
+    }
+}
+
+/// With at most one value, one after the other is the same.
+fn is_plain(level: &[HeaderOp]) -> bool {
+    sets(level).nth(1).is_none()
+}
+
+fn removals(level: &[HeaderOp]) -> impl Iterator<Item = &HeaderName> {
+    level.iter().filter_map(|op| match op {
+        HeaderOp::Remove(name) => Some(name),
+        HeaderOp::Set(_) | HeaderOp::Level(_) => None,
+    })
+}
+
+fn sets(level: &[HeaderOp]) -> impl Iterator<Item = &SetHeader> {
+    level.iter().filter_map(|op| match op {
+        HeaderOp::Set(set) => Some(&**set),
+        HeaderOp::Remove(_) | HeaderOp::Level(_) => None,
+    })
+}
+
+/// A value of a level before anything of the level is written.
+struct Pending<'s> {
+    set: &'s SetHeader,
+    value: Vec<u8>,
+    /// What happens was decided by the fields that came in; `None` does nothing.
+    replaces: Option<bool>,
+}
+
+impl<'s> Pending<'s> {
+    fn new<H: HeadersMut>(set: &'s SetHeader, value: Vec<u8>, fields: &H) -> Self {
+        let present = match &set.field {
+            Field::Name(name) => fields.has(name),
+            _ => true,
+        };
+        let replaces = match set.action {
+            AppendAction::Append => Some(false),
+            AppendAction::AddIfAbsent => (!present).then_some(false),
+            AppendAction::Overwrite => Some(true),
+            AppendAction::OverwriteIfPresent => present.then_some(true),
+        };
+        Self {
+            set,
+            value,
+            replaces,
+        }
+    }
+
+    fn action(&self) -> AppendAction {
+        if self.replaces == Some(true) {
+            AppendAction::Overwrite
+        } else {
+            AppendAction::Append
+        }
+    }
+}
+
+/// What replaces goes first, then what is added.
+fn in_order<'p, 's>(all: &'p [Pending<'s>]) -> impl Iterator<Item = &'p Pending<'s>> {
+    let of = |replaces| all.iter().filter(move |one| one.replaces == Some(replaces));
+    of(true).chain(of(false))
 }
 
 fn set_field<H: HeadersMut>(action: AppendAction, name: &HeaderName, value: &[u8], to: &mut H) {
@@ -147,6 +267,28 @@ mod tests {
         ];
         apply_request(&ops, &mut request, &StreamInfo::default());
         assert_eq!(Headers::get(&request, &name), Some(&b"new"[..]));
+    }
+
+    #[test]
+    fn values_of_a_level_do_not_see_each_other_and_replacing_goes_first() {
+        let mut request = SimpleRequest::get("a", "/").with("x-a", "1");
+        let level = HeaderOp::Level(vec![
+            set("x-a", "%REQ(x-a)%2", AppendAction::Append),
+            set("x-a", "%REQ(x-a)%3", AppendAction::Overwrite),
+            set("x-b", "4", AppendAction::Append),
+            set("x-b", "5", AppendAction::OverwriteIfPresent),
+            set("x-b", "6", AppendAction::AddIfAbsent),
+        ]);
+        apply_request(&[level], &mut request, &StreamInfo::default());
+        let all = |name: &'static str| {
+            let mut all = Vec::new();
+            Headers::for_each(&request, &HeaderName::from_static(name), &mut |value| {
+                all.push(String::from_utf8_lossy(value).into_owned());
+            });
+            all
+        };
+        assert_eq!(all("x-a"), ["13", "12"]);
+        assert_eq!(all("x-b"), ["4", "6"]);
     }
 
     #[test]

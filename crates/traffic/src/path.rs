@@ -64,7 +64,8 @@ fn hex(byte: u8) -> Option<u8> {
         .and_then(|d| u8::try_from(d).ok())
 }
 
-/// Decodes escapes of unreserved bytes and writes the others in upper case; a backslash becomes a slash.
+/// Decodes escapes of unreserved bytes and leaves the others as they are written, malformed ones too; an escaped
+/// zero byte is refused; a backslash becomes a slash.
 fn normalize_escapes(path: &[u8]) -> Result<Vec<u8>, BadPath> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -76,14 +77,19 @@ fn normalize_escapes(path: &[u8]) -> Result<Vec<u8>, BadPath> {
                     rest.first().copied().and_then(hex),
                     rest.get(1).copied().and_then(hex),
                 ) else {
-                    return Err(BadPath);
+                    out.push(b'%');
+                    continue;
                 };
+                let written = &rest[..2];
                 rest = &rest[2..];
                 let value = high * 16 + low;
                 if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
                     out.push(value);
+                } else if value == 0 {
+                    return Err(BadPath);
                 } else {
-                    out.extend_from_slice(format!("%{value:02X}").as_bytes());
+                    out.push(b'%');
+                    out.extend_from_slice(written);
                 }
             }
             b'\\' => out.push(b'/'),
@@ -380,7 +386,7 @@ mod tests {
         assert_eq!(norm("/a/../b?x=/../y"), Some("/b?x=/../y".into()));
         assert_eq!(norm("/a/./b/.."), Some("/a/".into()));
         assert_eq!(norm("/../.."), Some("/".into()));
-        assert_eq!(norm("/%61%2f"), Some("/a%2F".into()));
+        assert_eq!(norm("/%61%2f"), Some("/a%2f".into()));
         assert_eq!(norm("/a\\b"), Some("/a/b".into()));
         assert_eq!(norm("/a/b"), None);
         assert_eq!(normalize(b"/%zz"), Err(BadPath));

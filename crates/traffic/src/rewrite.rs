@@ -204,6 +204,25 @@ impl Redirect {
         out
     }
 
+    /// The `:path` of a request whose redirect rewrites it, query included: header changes and the log see it.
+    #[must_use]
+    pub fn rewritten<R: RequestHead + ?Sized>(
+        &self,
+        route: &Route,
+        request: &R,
+    ) -> Option<Vec<u8>> {
+        let RedirectPath::Rewrite(rewrite) = &self.path else {
+            return None;
+        };
+        let (path, query) = split_query(request.path());
+        let new = rewrite.apply(&route.matches.path, path)?;
+        Some(if query.is_empty() {
+            new
+        } else {
+            [&new[..], b"?", query].concat()
+        })
+    }
+
     fn new_path(&self, matched: &PathMatch, path_and_query: &[u8]) -> Vec<u8> {
         let (path, query) = split_query(path_and_query);
         let new = match &self.path {

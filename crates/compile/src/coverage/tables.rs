@@ -912,13 +912,13 @@ pub(super) static MESSAGES: &[Coverage] = &[
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         effective: "codec_type stat_prefix rds route_config http_filters add_user_agent common_http_protocol_options \
                     http_protocol_options http2_protocol_options server_name server_header_transformation \
-                    max_request_headers_kb stream_idle_timeout request_headers_timeout delayed_close_timeout \
+                    max_request_headers_kb stream_idle_timeout request_timeout request_headers_timeout delayed_close_timeout \
                     access_log access_log_options use_remote_address xff_num_trusted_hops internal_address_config \
                     skip_xff_append via generate_request_id preserve_external_request_id \
                     always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details \
                     proxy_100_continue upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action \
                     strip_matching_host_port strip_any_host_port strip_trailing_host_dot",
-        not_yet: "tracing request_timeout drain_timeout access_log_flush_interval \
+        not_yet: "tracing drain_timeout access_log_flush_interval \
                     stream_error_on_invalid_http_message request_id_extension",
         without_meaning: "http3_protocol_options http1_safe_max_connection_duration drain_timeout_jitter \
                     stream_flush_timeout append_local_overload",

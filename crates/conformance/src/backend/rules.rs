@@ -51,6 +51,8 @@ pub(crate) struct Rule {
     pub(crate) raw: Option<Data>,
     /// Answers 101 (or 200 to CONNECT) and then sends back what comes.
     pub(crate) upgrade: Option<String>,
+    /// The statuses that the request's `x-statuses` lists, one for each attempt of its `x-id`, then 200.
+    pub(crate) scripted: bool,
     /// gRPC response.
     pub(crate) grpc: Option<Grpc>,
 }
@@ -175,13 +177,40 @@ pub(crate) fn choose(server: &super::Server, asked: &Asked<'_>) -> Rule {
     for (rule, used) in spec.responses.iter().zip(used.iter_mut()) {
         if rule.times.is_none_or(|times| *used < times) && rule.when.fits(asked) {
             *used += 1;
-            return rule.clone();
+            let mut rule = rule.clone();
+            if rule.scripted {
+                rule.follow(server, asked);
+            }
+            return rule;
         }
     }
     Rule::default()
 }
 
 impl Rule {
+    fn follow(&mut self, server: &super::Server, asked: &Asked<'_>) {
+        let text = |name: &str| {
+            let field = asked
+                .fields
+                .iter()
+                .find(|field| field.0.eq_ignore_ascii_case(name));
+            field.map(|field| field.1.as_str())
+        };
+        let mut attempts = server.attempts.lock();
+        let attempt = attempts
+            .entry(text("x-id").unwrap_or_default().to_owned())
+            .or_insert(0);
+        let statuses = text("x-statuses").unwrap_or_default();
+        self.status = statuses
+            .split(',')
+            .nth(*attempt)
+            .and_then(|status| status.parse().ok());
+        *attempt += 1;
+        let up = if *attempt == 1 { "yes" } else { "again" };
+        self.headers
+            .insert("x-up".to_owned(), OneOrMany::One(up.to_owned()));
+    }
+
     /// Body in pieces.
     pub(crate) fn body(&self, server: &str, asked_body: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
         if self.echo {

@@ -313,6 +313,9 @@ impl Hub {
         self.finish_loaded();
         if live && !self.shared.live.swap(true, Ordering::AcqRel) {
             tracing::info!(workers = self.shared.concurrency, "proxy is live");
+            if let Err(error) = meltemi_capture::memory::release_startup_pages() {
+                tracing::debug!(%error, "pages of the start stay resident");
+            }
         }
         errors
     }

@@ -103,7 +103,10 @@ impl Downstream<'_> {
     /// The next piece of the request body.
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, ClientError>> {
         match self {
-            Self::Http1(side) => side.conn.poll_body(cx).map_err(ClientError::from),
+            Self::Http1(side) => match ready!(side.conn.poll_body(cx))? {
+                Piece::End(Some(_)) if !side.trailers => Poll::Ready(Ok(Piece::End(None))),
+                piece => Poll::Ready(Ok(piece)),
+            },
             Self::Http2(side) => side.recv.poll_body(cx).map_err(ClientError::from),
         }
     }
@@ -185,17 +188,11 @@ impl Downstream<'_> {
             Self::Http2(side) => {
                 let bodyless =
                     status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-                match length {
-                    ResponseLength::Known(length) => {
-                        headers.insert(CONTENT_LENGTH, length.into());
-                    }
-                    ResponseLength::Empty if !bodyless && !headers.contains_key("grpc-status") => {
-                        headers.entry(CONTENT_LENGTH).or_insert_with(|| 0.into());
-                    }
-                    ResponseLength::Empty | ResponseLength::Unknown => {}
+                if let ResponseLength::Known(length) = length {
+                    headers.insert(CONTENT_LENGTH, length.into());
                 }
-                let end =
-                    (length == ResponseLength::Empty || side.head_request || bodyless) && !tunnel;
+                let is_empty = matches!(length, ResponseLength::Empty | ResponseLength::Known(0));
+                let end = (is_empty || side.head_request || bodyless) && !tunnel;
                 let mut head = http::Response::new(());
                 *head.status_mut() = status;
                 *head.headers_mut() = std::mem::take(headers);
@@ -311,7 +308,10 @@ impl Http1Side<'_> {
         let body = match length {
             _ if tunnel => ResponseBody::Unannounced,
             ResponseLength::Known(length) => ResponseBody::Length(length),
-            ResponseLength::Empty if bodyless || self.head_request => ResponseBody::Unannounced,
+            ResponseLength::Empty if bodyless => ResponseBody::Unannounced,
+            // What a GET would have got has no known length.
+            ResponseLength::Empty if self.head_request && self.http10 => ResponseBody::Unannounced,
+            ResponseLength::Empty if self.head_request => ResponseBody::Chunked,
             ResponseLength::Empty => ResponseBody::Length(0),
             ResponseLength::Unknown if bodyless => ResponseBody::Unannounced,
             ResponseLength::Unknown if self.http10 => ResponseBody::Unannounced,

@@ -26,6 +26,10 @@ pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forw
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const X_ENVOY_DOWNSTREAM_CLUSTER: HeaderName =
+    HeaderName::from_static("x-envoy-downstream-service-cluster");
+const X_ENVOY_DOWNSTREAM_NODE: HeaderName =
+    HeaderName::from_static("x-envoy-downstream-service-node");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -46,10 +50,11 @@ const CONTROL: [HeaderName; 12] = [
     HeaderName::from_static("x-envoy-retriable-status-codes"),
 ];
 /// Further ones that the edge removes.
-const EDGE_CONTROL: [HeaderName; 3] = [
+const EDGE_CONTROL: [HeaderName; 4] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
-    HeaderName::from_static("x-envoy-downstream-service-cluster"),
-    HeaderName::from_static("x-envoy-downstream-service-node"),
+    HeaderName::from_static("x-envoy-original-path"),
+    X_ENVOY_DOWNSTREAM_CLUSTER,
+    X_ENVOY_DOWNSTREAM_NODE,
 ];
 
 /// What early processing learnt.
@@ -88,10 +93,8 @@ pub(crate) fn process(
     forwarded(hcm, conn, request, &mut early, &present);
     request_id(hcm, request, &mut early);
     xfcc::apply(hcm, conn, &mut request.headers);
-    if hcm.add_user_agent && !request.headers.contains_key(USER_AGENT) {
-        request
-            .headers
-            .insert(USER_AGENT, HeaderValue::from_static("envoy"));
+    if hcm.add_user_agent {
+        name_service(conn, &mut request.headers);
     }
     if let Some(via) = conn
         .chain
@@ -99,9 +102,24 @@ pub(crate) fn process(
         .as_ref()
         .and_then(|runtime| runtime.via.as_ref())
     {
-        request.headers.append(http::header::VIA, via.clone());
+        super::respond::add_via(&mut request.headers, via);
     }
     Ok(early)
+}
+
+/// Says which service of ours sends the request.
+fn name_service(conn: &ConnInfo, headers: &mut HeaderMap) {
+    let node = &conn.worker.shared.node;
+    let Ok(cluster) = HeaderValue::from_str(&node.cluster) else {
+        return;
+    };
+    headers.insert(X_ENVOY_DOWNSTREAM_CLUSTER, cluster.clone());
+    headers.entry(USER_AGENT).or_insert(cluster);
+    if !node.id.is_empty()
+        && let Ok(id) = HeaderValue::from_str(&node.id)
+    {
+        headers.insert(X_ENVOY_DOWNSTREAM_NODE, id);
+    }
 }
 
 fn check_protocol(hcm: &ConnectionManager, request: &mut Request) -> Result<(), Reply> {
@@ -138,12 +156,21 @@ fn check_names(hcm: &ConnectionManager, headers: &mut HeaderMap) -> Result<(), R
         .cloned()
         .collect();
     if !named.is_empty() && hcm.underscores == Underscores::Reject {
-        return Err(Reply::bad_request("http1.unexpected_underscore").closing());
+        let details = "http1.unexpected_underscore";
+        let reply = Reply::new(StatusCode::BAD_REQUEST, "Bad Request", details);
+        return Err(reply
+            .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+            .closing());
     }
     for name in named {
         headers.remove(name);
     }
     Ok(())
+}
+
+/// Names with underscores end a stream of HTTP/2 at once.
+pub(crate) fn has_refused_names(hcm: &ConnectionManager, headers: &HeaderMap) -> bool {
+    hcm.underscores == Underscores::Reject && headers.keys().any(|name| name.as_str().contains('_'))
 }
 
 fn check_target(hcm: &ConnectionManager, request: &Request) -> Result<(), Reply> {
@@ -176,7 +203,13 @@ fn check_target(hcm: &ConnectionManager, request: &Request) -> Result<(), Reply>
                 "absolute_path_rejected",
             ));
         }
-        let reply = Reply::new(StatusCode::BAD_REQUEST, "Bad Request", "http1.codec_error");
+        let has_scheme = request.path.windows(3).any(|part| part == b"://");
+        let details = if has_scheme {
+            "http1.invalid_scheme"
+        } else {
+            "http1.codec_error"
+        };
+        let reply = Reply::new(StatusCode::BAD_REQUEST, "Bad Request", details);
         return Err(reply
             .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
             .closing());
@@ -196,7 +229,10 @@ fn normalize(hcm: &ConnectionManager, request: &mut Request) -> Result<(), Reply
         && let Some(unescaped) = path::unescape_slashes(&request.path)
     {
         match hcm.escaped_slashes {
-            EscapedSlashes::Reject => return Err(Reply::bad_request("path_normalization_failed")),
+            EscapedSlashes::Reject => {
+                request.path = unescaped.into();
+                return Err(Reply::bad_request("path_normalization_failed"));
+            }
             EscapedSlashes::UnescapeAndRedirect => redirect = true,
             EscapedSlashes::Keep | EscapedSlashes::UnescapeAndForward => {}
         }
@@ -215,7 +251,9 @@ fn normalize(hcm: &ConnectionManager, request: &mut Request) -> Result<(), Reply
         request.path = merged.into();
     }
     if redirect {
-        Err(Reply::redirect(307, &request.path))
+        let mut reply = Reply::redirect(307, &request.path);
+        reply.details = "path_normalization_failed".into();
+        Err(reply)
     } else {
         Ok(())
     }
@@ -233,8 +271,12 @@ fn normalize_host(hcm: &ConnectionManager, conn: &ConnInfo, request: &mut Reques
         let keep = without_port(&request.authority).len();
         request.authority.truncate(keep);
     }
-    if hcm.strip_trailing_dot && request.authority.ends_with(b".") {
-        request.authority.truncate(request.authority.len() - 1);
+    if hcm.strip_trailing_dot {
+        let host = without_port(&request.authority).len();
+        if request.authority[..host].ends_with(b".") {
+            let (host, port) = request.authority.split_at(host);
+            request.authority = [&host[..host.len() - 1], port].concat().into();
+        }
     }
 }
 
@@ -288,6 +330,7 @@ fn remove_hop_by_hop(
     present: &Present,
 ) {
     let headers = &mut request.headers;
+    let asked = headers.get(CONNECTION).filter(|_| upgrading).cloned();
     if present.connection {
         remove_listed(headers);
     }
@@ -306,11 +349,17 @@ fn remove_hop_by_hop(
         }
     }
     if upgrading && request.method != Method::CONNECT {
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        let asked = asked.unwrap_or_else(|| HeaderValue::from_static("Upgrade"));
+        headers.insert(CONNECTION, asked);
     } else if present.upgrade {
         headers.remove(UPGRADE);
     }
-    if present.expect && !hcm.proxy_100_continue {
+    if present.expect
+        && !hcm.proxy_100_continue
+        && headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         headers.remove(EXPECT);
     }
 }
@@ -342,12 +391,12 @@ fn forwarded(
     present: &Present,
 ) {
     let peer = conn.remote.ip();
+    let chain = if present.forwarded_for {
+        last_xff(&request.headers)
+    } else {
+        Vec::new()
+    };
     let trusted = {
-        let chain = if present.forwarded_for {
-            last_xff(&request.headers)
-        } else {
-            Vec::new()
-        };
         let skip = if hcm.use_remote_address {
             hcm.xff_trusted_hops as usize
         } else {
@@ -361,7 +410,13 @@ fn forwarded(
     };
     early.remote = Some(trusted.unwrap_or(peer));
     if hcm.use_remote_address && !hcm.skip_xff_append {
-        append_xff(&mut request.headers, peer);
+        // The far side could not tell our loopback from its own.
+        let shown = if peer.is_loopback() {
+            own_address()
+        } else {
+            peer
+        };
+        append_xff(&mut request.headers, shown);
     }
     let scheme = if conn.tls.is_some() { "https" } else { "http" };
     let proto = HeaderValue::from_static(scheme);
@@ -376,7 +431,7 @@ fn forwarded(
             .get(X_FORWARDED_PROTO)
             .is_some_and(|value| value == "https");
     }
-    early.internal = is_internal(hcm, &request.headers);
+    early.internal = is_internal(hcm, &chain, early.remote);
     if early.internal {
         request
             .headers
@@ -426,6 +481,18 @@ fn last_xff(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
         .collect()
 }
 
+/// The machine's first IPv4 address that is not loopback.
+fn own_address() -> IpAddr {
+    static OWN: std::sync::LazyLock<IpAddr> = std::sync::LazyLock::new(|| {
+        let all = nix::ifaddrs::getifaddrs().ok().into_iter().flatten();
+        all.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
+            .find(|address| !address.is_loopback())
+            .unwrap_or(std::net::Ipv4Addr::LOCALHOST)
+            .into()
+    });
+    *OWN
+}
+
 fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
     let peer = peer.to_string();
     let value = match headers.get(X_FORWARDED_FOR) {
@@ -437,18 +504,16 @@ fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
     }
 }
 
-/// Exactly one address, and that one is internal.
-fn is_internal(hcm: &ConnectionManager, headers: &HeaderMap) -> bool {
-    if hcm.internal_addresses.is_empty() {
-        return false;
-    }
-    match last_xff(headers).as_slice() {
-        [Some(only)] => hcm
-            .internal_addresses
-            .iter()
-            .any(|block| block.contains(*only)),
-        _ => false,
-    }
+/// Exactly one address is known, and that one is internal. `chain` is what came in X-Forwarded-For; at the edge the
+/// peer is the one more.
+fn is_internal(hcm: &ConnectionManager, chain: &[Option<IpAddr>], client: Option<IpAddr>) -> bool {
+    let is_single = if hcm.use_remote_address && hcm.xff_trusted_hops == 0 {
+        chain.is_empty()
+    } else {
+        matches!(chain, [Some(_)])
+    };
+    let blocks = &hcm.internal_addresses;
+    is_single && client.is_some_and(|client| blocks.iter().any(|block| block.contains(client)))
 }
 
 fn request_id(hcm: &ConnectionManager, request: &mut Request, early: &mut Early) {

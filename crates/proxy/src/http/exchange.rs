@@ -149,6 +149,16 @@ pub(crate) async fn serve(
     match ended {
         Ended::Complete => {}
         Ended::Broken => down.abort(),
+        Ended::ClientGone(ClientError::Protocol { details })
+            if exchange.status.is_none() && !down.is_http2() =>
+        {
+            let reply = Reply::new(StatusCode::BAD_REQUEST, "Bad Request", details)
+                .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+                .closing();
+            respond::local(&mut exchange, down, reply, idle).await;
+            // Its head was a request for the log.
+            exchange.refused = false;
+        }
         Ended::ClientGone(error) => {
             client_gone(&mut exchange, &error);
             down.abort();
@@ -221,6 +231,10 @@ async fn run(
                 b"http"
             };
             let location = redirect.location(&route, &exchange.request, scheme);
+            if let Some(path) = redirect.rewritten(&route, &exchange.request) {
+                let show = !context.runtime().suppress_envoy_headers;
+                forward::replace_path(&mut exchange.request, path, show);
+            }
             Err(Reply::redirect(redirect.status, &location))
         }
         Action::Respond(answer) => {
@@ -363,6 +377,17 @@ pub(crate) fn refuse_slow(context: &Context, conn: &mut Conn) {
         body: "request header timeout",
     };
     answer_unread(context, conn, &refusal);
+}
+
+/// Resets a stream whose names are refused, and records it.
+pub(crate) fn refuse_stream(context: &Context, request: &Request, down: &mut Downstream<'_>) {
+    let mut exchange = Exchange::new(context, Request::placeholder());
+    exchange.request.protocol = request.protocol;
+    exchange.flags.add(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+    exchange.details = "http2.unexpected_underscore".into();
+    exchange.refused = true;
+    down.abort();
+    exchange.record();
 }
 
 /// The answer to what never became a request.

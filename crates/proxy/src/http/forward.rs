@@ -6,6 +6,7 @@
 mod failure;
 mod mirror;
 mod prepare;
+pub(super) use prepare::replace_path;
 mod pump;
 mod reshape;
 mod select;
@@ -90,6 +91,14 @@ pub(crate) async fn run(
                     stream.abort();
                     wait
                 }
+                None if refuses_websocket(exchange, &start, &stream) => {
+                    stream.abort();
+                    return Err(Reply::new(
+                        start.status,
+                        "",
+                        "websocket_handshake_unsuccessful",
+                    ));
+                }
                 None => {
                     return Ok(attempts
                         .relay(exchange, down, plan, start, stream, idle)
@@ -109,6 +118,11 @@ pub(crate) async fn run(
             };
         }
     }
+}
+
+/// An HTTP/1 upstream answered a WebSocket handshake with something else: its body is not passed on.
+fn refuses_websocket(exchange: &Exchange, start: &ResponseStart, stream: &Stream) -> bool {
+    !start.tunnel && !stream.is_http2() && exchange.early.upgrade.as_deref() == Some(b"websocket")
 }
 
 /// The cluster, unless the control plane wants this request dropped.
@@ -316,9 +330,10 @@ impl Attempts {
     fn blame(&self, host: &Host, failure: &Failure) {
         let stats = &self.cluster.stats;
         let outcome = match failure {
-            Failure::Connect(ConnectError::Overflow) | Failure::Client(_) | Failure::NoHost => {
-                return;
-            }
+            Failure::Connect(ConnectError::Overflow)
+            | Failure::Client(_)
+            | Failure::Late
+            | Failure::NoHost => return,
             Failure::Connect(_) => Outcome::ConnectFailed,
             Failure::Stream { .. } => {
                 stats.rq_rx_reset.fetch_add(1, Ordering::Relaxed);
@@ -375,7 +390,8 @@ impl Attempts {
             | Failure::NoHost
             | Failure::Timeout
             | Failure::Idle { .. }
-            | Failure::MaxDuration { .. } => {
+            | Failure::MaxDuration { .. }
+            | Failure::Late => {
                 return None;
             }
         };
@@ -453,6 +469,7 @@ impl Attempts {
             Failure::Stream { error, .. } => stream_failure(&error),
             Failure::Timeout => Reply::timeout("response_timeout"),
             Failure::MaxDuration { request_complete } => max_duration(request_complete),
+            Failure::Late => failure::late(),
             Failure::PerTryTimeout => Reply::timeout("upstream_per_try_timeout"),
             Failure::Idle { request_complete } => {
                 let status = if request_complete {

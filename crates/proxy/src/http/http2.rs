@@ -15,6 +15,7 @@ use meltemi_upstream::stream::Rewound;
 use meltemi_wire::frames::FrameLimits;
 
 use super::downstream::{Downstream, Http2Side};
+use super::early;
 use super::exchange::{self, Context};
 use super::metered::{Broken, Metered};
 use super::request::Request;
@@ -198,6 +199,10 @@ async fn serve_stream(
         head_request,
         send: None,
     });
+    if early::has_refused_names(context.hcm(), &request.headers) {
+        exchange::refuse_stream(&context, &request, &mut down);
+        return;
+    }
     let unanswered = exchange::serve(&context, request, &mut down, &mut idle).await;
     if unanswered.is_some_and(|lifetime| lifetime <= PREMATURE) {
         count.0.premature.set(count.0.premature.get() + 1);

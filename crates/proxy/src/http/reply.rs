@@ -48,7 +48,7 @@ pub(crate) struct ReplyParts {
     pub details: Cow<'static, str>,
     /// The connection cannot go on.
     pub close: bool,
-    /// A filter made it: the route's response header changes are the router's, and do not apply.
+    /// A filter made it: only the response header changes of a route that forwards apply.
     pub by_filter: bool,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::headers::{Headers, HeadersMut, RequestHead, RequestHeadMut};
 use meltemi_upstream::exchange::BodyKind;
@@ -84,6 +84,7 @@ impl Request {
     /// From an HTTP/2 head.
     pub(crate) fn from_http2(head: http::request::Parts, end_of_stream: bool, tls: bool) -> Self {
         let mut headers = head.headers;
+        join_cookies(&mut headers);
         let host = headers.remove(HOST);
         let authority = match head.uri.authority() {
             Some(authority) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
@@ -153,6 +154,18 @@ impl Request {
             // An empty body that was announced is announced further on.
             self.body = BodyKind::Length(0);
         }
+    }
+}
+
+/// HTTP/2 may split cookies into several fields (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let all: Vec<&[u8]> = [first, second].into_iter().chain(crumbs).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
     }
 }
 

@@ -40,7 +40,9 @@ pub(crate) async fn local(
     // What the codec refuses was never a request for the log.
     exchange.refused |= reply.flags.any_of(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
     // The rest of an unread body cannot be told from the next request's head.
-    if reply.close || !down.body_finished() {
+    // After a messaging error HTTP/1 does not go on, nor after an upgrade or CONNECT, whose payload may be on its way.
+    let is_broken = reply.status == StatusCode::BAD_REQUEST || exchange.early.upgrade.is_some();
+    if reply.close || is_broken || !down.body_finished() {
         down.close_after();
     }
     let by_filter = reply.by_filter;
@@ -50,7 +52,10 @@ pub(crate) async fn local(
     } else {
         ResponseLength::Known(body.len() as u64)
     };
-    if let Some(route) = exchange.route.clone().filter(|_| !by_filter) {
+    let applies = |route: &meltemi_traffic::route::Route| {
+        !by_filter || matches!(route.action, meltemi_traffic::route::Action::Forward(_))
+    };
+    if let Some(route) = exchange.route.clone().filter(|route| applies(route)) {
         change(exchange, &route.response_ops, &mut headers);
     }
     exchange.status = Some(status);
@@ -166,12 +171,23 @@ pub(crate) fn complete(exchange: &Exchange, headers: &mut HeaderMap) {
         ServerHeader::PassThrough => {}
     }
     if let Some(via) = &runtime.via {
-        headers.append(VIA, via.clone());
+        add_via(headers, via);
     }
     if hcm.always_set_request_id_in_response
         && let Some(id) = exchange.request.headers.get(X_REQUEST_ID)
     {
         headers.insert(X_REQUEST_ID, id.clone());
+    }
+}
+
+/// Adds us to the list of `via`.
+pub(crate) fn add_via(headers: &mut HeaderMap, via: &HeaderValue) {
+    let value = match headers.get(VIA) {
+        None => Ok(via.clone()),
+        Some(have) => HeaderValue::from_bytes(&[have.as_bytes(), b", ", via.as_bytes()].concat()),
+    };
+    if let Ok(value) = value {
+        headers.insert(VIA, value);
     }
 }
 

@@ -72,7 +72,8 @@ impl HeadError {
     /// Envoy's response code details for this refusal.
     pub fn details(self) -> &'static str {
         match self {
-            Self::Malformed | Self::BadVersion => "http1.codec_error",
+            Self::Malformed => "http1.codec_error",
+            Self::BadVersion => "low_version",
             Self::TooLarge => "http1.headers_too_large",
             Self::TooManyHeaders => "http1.too_many_headers",
             Self::LengthAndChunked => "http1.content_length_and_chunked_not_allowed",
@@ -86,10 +87,10 @@ impl HeadError {
         match self {
             Self::TooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BadTransferEncoding => StatusCode::NOT_IMPLEMENTED,
-            Self::Malformed
-            | Self::LengthAndChunked
-            | Self::BadContentLength
-            | Self::BadVersion => StatusCode::BAD_REQUEST,
+            Self::BadVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::Malformed | Self::LengthAndChunked | Self::BadContentLength => {
+                StatusCode::BAD_REQUEST
+            }
         }
     }
 }
@@ -166,6 +167,7 @@ impl HeadDecoder {
             let mut request = httparse::Request::new(&mut []);
             match request.parse_with_uninit_headers(buf, &mut storage) {
                 Ok(httparse::Status::Partial) => None,
+                Err(_) if lacks_version(buf) => return Err(HeadError::BadVersion),
                 Err(error) => return Err(parse_error(error)),
                 Ok(httparse::Status::Complete(len)) => {
                     index_lines(buf, request.headers, &mut lines, limits)?;
@@ -321,6 +323,17 @@ fn skip_leading_blank_lines(buf: &mut BytesMut) {
         let _ = buf.split_to(2);
         skipped += 1;
     }
+}
+
+/// HTTP/0.9: the request line has a method and a target, no version.
+fn lacks_version(buf: &[u8]) -> bool {
+    let line = buf.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let method = words.next().unwrap_or_default();
+    let is_method = !method.is_empty() && method.iter().all(u8::is_ascii_uppercase);
+    is_method
+        && words.next().is_some_and(|target| target.starts_with(b"/"))
+        && words.next().is_none()
 }
 
 fn parse_error(error: httparse::Error) -> HeadError {

@@ -22,6 +22,8 @@ pub(super) enum Failure {
     MaxDuration {
         request_complete: bool,
     },
+    /// The request did not arrive as a whole in time.
+    Late,
     Idle {
         request_complete: bool,
     },
@@ -86,6 +88,15 @@ pub(super) fn stream_failure(error: &StreamError) -> Reply {
     )
     .into();
     reply
+}
+
+/// The request did not arrive as a whole in time.
+pub(super) fn late() -> Reply {
+    Reply::new(
+        http::StatusCode::REQUEST_TIMEOUT,
+        "request timeout",
+        "request_overall_timeout",
+    )
 }
 
 /// The stream lived longer than it may.

@@ -7,11 +7,20 @@ use meltemi_traffic::route::Forward;
 use super::timeouts::Timeouts;
 use crate::http::exchange::Plan;
 use crate::http::record::Exchange;
+use crate::http::request::Request;
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+
+/// Another path, and what it was.
+pub(crate) fn replace_path(request: &mut Request, path: Vec<u8>, shows_original: bool) {
+    if shows_original && let Ok(original) = HeaderValue::from_maybe_shared(request.path.clone()) {
+        request.headers.insert(ORIGINAL_PATH, original);
+    }
+    request.path = path.into();
+}
 
 /// Header changes, rewrites and control headers, once for all attempts.
 pub(super) fn prepare(
@@ -43,10 +52,7 @@ pub(super) fn prepare(
         .path_rewrite
         .apply(&plan.route.matches.path, &request.path)
     {
-        if !suppress && let Ok(original) = HeaderValue::from_maybe_shared(request.path.clone()) {
-            request.headers.insert(ORIGINAL_PATH, original);
-        }
-        request.path = path.into();
+        replace_path(request, path, !suppress);
     }
     if !suppress && let Some(expected) = timeouts.expected() {
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);

@@ -333,13 +333,21 @@ pub(super) fn send_head(
     let length = match content_length(&headers) {
         // Announced for what a GET would have got; nothing follows.
         Some(length) if bodyless => ResponseLength::Known(length),
+        // HTTP/2 has no need to announce an empty body, but passes on that the upstream did.
+        Some(0) if down.is_http2() => ResponseLength::Known(0),
         _ => body,
     };
     exchange.status = Some(status);
     exchange.details = "via_upstream".into();
     respond::remove_hop_by_hop(&mut headers, tunnel);
-    if !exchange.context.runtime().suppress_envoy_headers {
-        let since = exchange.times.request_end.unwrap_or_default();
+    if !tunnel && !down.body_finished() {
+        // Nobody waits for the rest of the request, which cannot be told from the next one's head.
+        down.close_after();
+    }
+    // An answer before the end of its request has no service time.
+    if !exchange.context.runtime().suppress_envoy_headers
+        && let Some(since) = exchange.times.request_end
+    {
         let millis = exchange.elapsed().saturating_sub(since).as_millis();
         headers.insert(
             SERVICE_TIME,
@@ -398,7 +406,12 @@ pub(super) async fn both(
                     return Poll::Ready(Ended::ClientGone(error));
                 }
                 // The upstream wants no more of the request; its response still counts.
-                Poll::Ready(Err(RequestError::Upstream(_)) | Ok(())) => request_done = true,
+                Poll::Ready(Err(RequestError::Upstream(_))) => request_done = true,
+                // An HTTP/1 client that ends its tunnel is gone, whatever is still on its way back.
+                Poll::Ready(Ok(())) if tunnel && !sides.down.is_http2() => {
+                    return Poll::Ready(Ended::ClientGone(ClientError::Gone));
+                }
+                Poll::Ready(Ok(())) => request_done = true,
                 Poll::Pending => {}
             }
         }
@@ -413,12 +426,14 @@ pub(super) async fn both(
         {
             return Poll::Ready(Ended::ClientGone(error));
         }
-        if !tunnel && timeouts.poll(cx, request_done).is_ready() {
-            sides
-                .exchange
-                .flags
-                .add(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
-            sides.exchange.details = "response_timeout".into();
+        if !tunnel && let Poll::Ready(failure) = timeouts.poll(cx, request_done) {
+            if matches!(failure, Failure::MaxDuration { .. }) {
+                sides.exchange.details = "max_duration_timeout".into();
+            } else {
+                let flag = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
+                sides.exchange.flags.add(flag);
+                sides.exchange.details = "response_timeout".into();
+            }
             return Poll::Ready(Ended::Broken);
         }
         match idle.poll(cx) {

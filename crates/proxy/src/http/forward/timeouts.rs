@@ -24,6 +24,8 @@ pub(super) struct Timeouts {
     attempt_at: Option<Instant>,
     /// The stream itself may not live longer.
     stream_at: Option<Instant>,
+    /// The whole request must have arrived.
+    arrival_at: Option<Instant>,
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -33,6 +35,7 @@ enum Limit {
     Global,
     Attempt,
     Stream,
+    Arrival,
 }
 
 impl Timeouts {
@@ -56,6 +59,11 @@ impl Timeouts {
             global_at: None,
             attempt_at: None,
             stream_at,
+            arrival_at: exchange
+                .context
+                .hcm()
+                .request_timeout
+                .map(|limit| exchange.clock + limit),
             sleep: None,
         }
     }
@@ -87,6 +95,10 @@ impl Timeouts {
             (self.global_at, Limit::Global),
             (self.attempt_at, Limit::Attempt),
             (self.stream_at, Limit::Stream),
+            (
+                self.arrival_at.filter(|_| !request_complete),
+                Limit::Arrival,
+            ),
         ];
         let first = all
             .into_iter()
@@ -103,6 +115,7 @@ impl Timeouts {
                 Limit::Global => Failure::Timeout,
                 Limit::Attempt => Failure::PerTryTimeout,
                 Limit::Stream => Failure::MaxDuration { request_complete },
+                Limit::Arrival => Failure::Late,
             }),
             None => Poll::Pending,
         }
