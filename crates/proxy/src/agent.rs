@@ -44,6 +44,7 @@ async fn run(config: AgentConfig) -> Result<(), ProxyError> {
         node: config.identity(),
         concurrency: config.concurrency,
         mark: config.mark,
+        environment: config.environment.clone(),
         ..EngineOptions::default()
     })?;
     let dump = Arc::new(Dump::default());

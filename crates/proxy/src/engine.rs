@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::listener::{ApplyError, BoundAddress};
 use crate::overload::watch_memory;
-use crate::state::{Drain, NodeIdentity, Shared};
+use crate::state::{Drain, NodeIdentity, ProcessFacts, Shared};
 use crate::support::{check_cluster, check_routes};
 use crate::worker;
 
@@ -43,6 +43,8 @@ pub struct EngineOptions {
     pub listener_limits: Vec<(Str, u64)>,
     /// What is done under pressure.
     pub overload: Option<OverloadManager>,
+    /// The environment that logs and tags may name.
+    pub environment: Vec<(Str, Str)>,
 }
 
 /// A change of configuration; everything in it takes effect together.
@@ -87,7 +89,12 @@ impl Engine {
             options.concurrency
         };
         let sockets = SocketDefaults { mark: options.mark };
-        let shared = Shared::new(options.node, sockets, concurrency);
+        let shared = Shared::new(
+            options.node,
+            ProcessFacts::new(options.environment),
+            sockets,
+            concurrency,
+        );
         shared.listeners.limit(&options.listener_limits);
         if let Some(max) = options.max_connections {
             shared.stats.limit_connections(max);

@@ -33,6 +33,8 @@ use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
+pub(crate) use early::new_request_id;
+
 use downstream::{Downstream, Http1Side};
 use exchange::Context;
 use request::Request;

@@ -35,6 +35,8 @@ pub struct StaticConfig {
     pub concurrency: usize,
     /// SO_MARK of upstream connections.
     pub mark: Option<u32>,
+    /// The environment, for `%ENVIRONMENT%` and custom tags.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Why a proxy does not start, or ended.
@@ -144,6 +146,11 @@ async fn run(
         max_connections: boot.max_connections,
         listener_limits: std::mem::take(&mut boot.listener_limits),
         overload: boot.overload.take(),
+        environment: config
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+            .collect(),
     })?;
     let dump = Arc::new(Dump::default());
     dump.set_bootstrap(json);

@@ -86,6 +86,26 @@ impl OwnIdentity {
     }
 }
 
+/// What access logs can say of the process.
+#[derive(Debug, Default)]
+pub(crate) struct ProcessFacts {
+    /// Environment variables.
+    pub environment: Vec<(Str, Str)>,
+    /// This host's name.
+    pub hostname: Str,
+}
+
+impl ProcessFacts {
+    /// The facts of this process; the environment is the binary's to read.
+    pub(crate) fn new(environment: Vec<(Str, Str)>) -> Self {
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self {
+            environment,
+            hostname: hostname.trim().into(),
+        }
+    }
+}
+
 /// Shared state.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -105,6 +125,8 @@ pub(crate) struct Shared {
     pub inboxes: Inboxes,
     /// Access logs.
     pub logs: LogSinks,
+    /// What access logs can say of the process.
+    pub process: ProcessFacts,
     /// Who we are.
     pub node: NodeIdentity,
     /// What metadata exchange and metrics say of us.
@@ -149,6 +171,7 @@ impl Shared {
     /// The state of a proxy that has no configuration yet.
     pub(crate) fn new(
         node: NodeIdentity,
+        process: ProcessFacts,
         sockets: SocketDefaults,
         concurrency: usize,
     ) -> Arc<Self> {
@@ -168,6 +191,7 @@ impl Shared {
             istio: Metrics::new(identity.workload.clone(), DEFAULT_MAX_SERIES),
             peers: PeerCache::default(),
             identity,
+            process,
             node,
             principal: ArcSwapOption::empty(),
             sockets,

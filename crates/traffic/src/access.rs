@@ -11,7 +11,7 @@ use crate::flags::ResponseFlags;
 use crate::format::LogFormat;
 use crate::headers::{Headers, RequestHead};
 use crate::matcher::HeaderMatcher;
-use crate::metadata::{Metadata, MetadataMatcher};
+use crate::metadata::{Metadata, MetadataMatcher, Value};
 use crate::tls::PeerIdentity;
 use crate::{Fraction, Str};
 
@@ -76,6 +76,10 @@ pub struct StreamInfo<'a> {
     pub bytes_sent: u64,
     /// Bytes written to and read from the upstream connection.
     pub upstream_wire: (u64, u64),
+    /// Bytes read from and written to the client's connection.
+    pub downstream_wire: (u64, u64),
+    /// Number of the upstream connection; 0 is none.
+    pub upstream_connection_id: u64,
     /// The host.
     pub upstream_host: Option<&'a Address>,
     /// Name of the host.
@@ -92,6 +96,8 @@ pub struct StreamInfo<'a> {
     pub attempts: u32,
     /// Restored destination.
     pub downstream_local: Option<SocketAddr>,
+    /// The socket's own destination, where it differs from the restored one.
+    pub downstream_direct_local: Option<SocketAddr>,
     /// The client, after X-Forwarded-For or a PROXY header.
     pub downstream_remote: Option<SocketAddr>,
     /// The TCP peer.
@@ -116,6 +122,12 @@ pub struct StreamInfo<'a> {
     pub stream_id: &'a str,
     /// Trace id.
     pub trace_id: &'a str,
+    /// Span id.
+    pub span_id: &'a str,
+    /// The request is sampled by tracing.
+    pub traced: bool,
+    /// The request is a health check that the proxy answered.
+    pub health_check: bool,
     /// Body of a local reply.
     pub local_reply_body: &'a str,
     /// gRPC status, from trailers or derived.
@@ -128,14 +140,25 @@ pub struct StreamInfo<'a> {
     pub cluster_metadata: Option<&'a Metadata>,
     /// The host's metadata.
     pub host_metadata: Option<&'a Metadata>,
-    /// Filter state as text, by key.
-    pub filter_state: &'a [(Str, Str)],
-    /// Upstream filter state as text, by key.
-    pub upstream_filter_state: &'a [(Str, Str)],
+    /// Filter state by key.
+    pub filter_state: &'a [(Str, FilterStateValue)],
+    /// Upstream filter state by key.
+    pub upstream_filter_state: &'a [(Str, FilterStateValue)],
+    /// The process's environment, for `%ENVIRONMENT%`.
+    pub environment: &'a [(Str, Str)],
     /// This host's name.
     pub hostname: &'a str,
     /// Kind of log entry (`DownstreamEnd`...).
     pub log_type: &'a str,
+}
+
+/// An object that a filter left for others.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FilterStateValue {
+    /// As text.
+    pub text: Str,
+    /// Its fields, where it has some.
+    pub fields: Option<Value>,
 }
 
 /// TLS facts of one side.
@@ -147,8 +170,10 @@ pub struct Tls<'a> {
     pub local: Option<&'a PeerIdentity>,
     /// `TLSv1.3`; empty without TLS.
     pub version: &'a str,
-    /// Cipher.
+    /// Cipher, by the name that OpenSSL gives it.
     pub cipher: &'a str,
+    /// Server name sent (upstream only).
+    pub server_name: &'a str,
 }
 
 /// Moments of an exchange, each since its start.
@@ -290,8 +315,8 @@ impl LogFilter {
                 let millis = info.duration.unwrap_or_default().as_millis();
                 op.holds(u64::try_from(millis).unwrap_or(u64::MAX), *value)
             }
-            Self::NotHealthCheck => true,
-            Self::Traceable => !info.trace_id.is_empty(),
+            Self::NotHealthCheck => !info.health_check,
+            Self::Traceable => info.traced,
             Self::Runtime(fraction) => fraction.hits(random),
             Self::And(all) => all.iter().all(|f| f.passes(info, heads, random)),
             Self::Or(any) => any.iter().any(|f| f.passes(info, heads, random)),
@@ -345,7 +370,6 @@ pub fn http_status_of_grpc(status: u32) -> u16 {
 #[must_use]
 pub fn grpc_status_of(code: Option<u16>) -> u32 {
     match code {
-        Some(200) => 0,
         Some(400) => 13,
         Some(401) => 16,
         Some(403) => 7,

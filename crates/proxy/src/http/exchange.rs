@@ -154,6 +154,7 @@ pub(crate) async fn serve(
             down.abort();
         }
     }
+    exchange.wire = down.take_wire();
     exchange.record();
     exchange.status.is_none().then(|| exchange.elapsed())
 }
@@ -379,6 +380,7 @@ fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
     exchange.details = refusal.details.into();
     exchange.status = Some(refusal.status);
     exchange.refused = true;
+    let unread = conn.buffered().len() as u64;
     let body = Bytes::from_static(refusal.body.as_bytes());
     let mut headers = HeaderMap::new();
     headers.insert(
@@ -405,6 +407,8 @@ fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
     if let Err(error) = sent {
         tracing::debug!(%error, "refusal not sent");
     }
+    exchange.wire = down.take_wire();
+    exchange.wire.0 += unread;
     exchange.record();
 }
 

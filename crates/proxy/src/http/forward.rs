@@ -217,6 +217,7 @@ impl Attempts {
                 Ok((start, stream))
             }
             Waited::Failed(failure) => {
+                exchange.upstream.wire = stream.take_wire();
                 stream.abort();
                 self.blame(&host, &failure);
                 Err(failure)
@@ -490,6 +491,7 @@ impl Attempts {
             stream: &mut stream,
         };
         let ended = pump::both(sides, &mut self.body, &mut self.timeouts, idle).await;
+        exchange.upstream.wire = stream.take_wire();
         match ended {
             Ended::Complete => stream.finish(),
             Ended::Broken | Ended::ClientGone(_) => stream.abort(),

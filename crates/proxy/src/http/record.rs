@@ -11,18 +11,20 @@ use http::StatusCode;
 use http::header::HeaderMap;
 use meltemi_telemetry::istio::Peer;
 use meltemi_traffic::Str;
-use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls};
+use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls, grpc_status_of};
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::mutation::{HeaderOp, apply_request};
 use meltemi_traffic::route::Route;
 use meltemi_upstream::cluster::Cluster;
+use meltemi_upstream::exchange::ResponseLength;
 use meltemi_upstream::host::Host;
 use meltemi_upstream::pool::ConnFacts;
+use meltemi_upstream::tls::TlsSession;
 use meltemi_wire::grpc::MessageCounter;
 use tokio::time::Instant;
 
-use super::early::Early;
+use super::early::{Early, X_REQUEST_ID};
 use super::exchange::Context;
 use super::filters::Work;
 use super::request::Request;
@@ -45,6 +47,8 @@ pub(crate) struct Exchange {
     pub trailers: Option<HeaderMap>,
     pub received: u64,
     pub sent: u64,
+    /// Bytes received from and sent to the client, framing included.
+    pub wire: (u64, u64),
     /// gRPC messages of request and response.
     pub messages: [MessageCounter; 2],
     pub attempts: u32,
@@ -78,14 +82,19 @@ pub(crate) struct Upstream {
     pub local: Option<std::net::SocketAddr>,
     pub protocol: Option<Protocol>,
     pub failure: Str,
-    pub peer: Option<meltemi_traffic::tls::PeerIdentity>,
+    pub connection_id: u64,
+    pub peer: Option<Arc<meltemi_traffic::tls::PeerIdentity>>,
+    pub session: Option<Arc<TlsSession>>,
     pub tls: bool,
+    /// Bytes sent and received.
+    pub wire: (u64, u64),
 }
 
 impl Upstream {
     /// Remembers the connection.
     pub(crate) fn connected(&mut self, facts: &ConnFacts, http2: bool, keep_peer: bool) {
         self.local = facts.local;
+        self.connection_id = facts.id;
         self.protocol = Some(if http2 {
             Protocol::Http2
         } else {
@@ -94,6 +103,7 @@ impl Upstream {
         self.tls = facts.tls;
         if keep_peer {
             self.peer.clone_from(&facts.peer);
+            self.session.clone_from(&facts.session);
         }
     }
 }
@@ -116,6 +126,7 @@ impl Exchange {
             trailers: None,
             received: 0,
             sent: 0,
+            wire: (0, 0),
             messages: [MessageCounter::default(); 2],
             attempts: 0,
             route: None,
@@ -156,6 +167,15 @@ impl Exchange {
         !self.context.hcm().access_log.is_empty() || self.grpc
     }
 
+    /// Keeps the response's fields for logs; Content-Length is the codec's, so it is not among them.
+    pub(crate) fn keep_response(&mut self, headers: &HeaderMap, length: ResponseLength) {
+        let mut kept = headers.clone();
+        if let ResponseLength::Known(length) = length {
+            kept.insert(http::header::CONTENT_LENGTH, length.into());
+        }
+        self.response = Some(kept);
+    }
+
     /// Counts bytes of the request's body.
     pub(crate) fn count_request(&mut self, data: &[u8]) {
         self.received += data.len() as u64;
@@ -194,14 +214,16 @@ impl Exchange {
             flags: self.flags,
             bytes_received: self.received,
             bytes_sent: self.sent,
-            upstream_cluster_raw: &self.cluster_name,
+            upstream_wire: self.upstream.wire,
+            downstream_wire: self.wire,
+            upstream_connection_id: self.upstream.connection_id,
             upstream_local: self.upstream.local,
             upstream_failure: &self.upstream.failure,
             attempts: self.attempts,
             route_name: &self.route_name,
             metadata: Some(&self.metadata),
             filter_state: &self.filter_state,
-            grpc_status: self.grpc_status(),
+            grpc_status: self.logged_grpc_status(),
             log_type: "DownstreamEnd",
             ..StreamInfo::default()
         };
@@ -214,6 +236,7 @@ impl Exchange {
         }
         if let Some(cluster) = &self.cluster {
             info.upstream_cluster = cluster.stat_name();
+            info.upstream_cluster_raw = &self.cluster_name;
             info.cluster_metadata = Some(&cluster.config.metadata);
         }
         if let Some(host) = &self.host {
@@ -225,10 +248,29 @@ impl Exchange {
             info.route_metadata = Some(&route.metadata);
         }
         info.upstream_tls = Tls {
-            peer: self.upstream.peer.as_ref(),
+            peer: self.upstream.peer.as_deref(),
             ..Tls::default()
         };
+        if let Some(session) = &self.upstream.session {
+            info.upstream_tls.version = session.version;
+            info.upstream_tls.cipher = session.cipher;
+            info.upstream_tls.server_name = &session.server_name;
+            info.upstream_tls.local = session.local.as_deref();
+        }
+        if !self.refused {
+            info.stream_id = self.request.text(&X_REQUEST_ID).unwrap_or_default();
+        }
         info
+    }
+
+    /// The gRPC status for logs: without one the HTTP status stands for it.
+    fn logged_grpc_status(&self) -> Option<u32> {
+        let inferred = || {
+            self.status
+                .filter(|_| self.grpc)
+                .map(|status| grpc_status_of(Some(status.as_u16())))
+        };
+        self.grpc_status().or_else(inferred)
     }
 
     /// `grpc-status` of a gRPC exchange.

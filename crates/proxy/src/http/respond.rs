@@ -87,7 +87,7 @@ async fn send(
 ) -> Result<(), ClientError> {
     exchange.status = Some(status);
     if exchange.keeps_response() {
-        exchange.response = Some(headers.clone());
+        exchange.keep_response(&headers, length);
     }
     down.send_head(status, &mut headers, length, false)?;
     if exchange.request.method != http::Method::HEAD && !body.is_empty() {

@@ -366,7 +366,7 @@ pub(super) fn send_head(
     exchange.status = Some(status);
     respond::complete(exchange, &mut headers);
     if exchange.keeps_response() {
-        exchange.response = Some(headers.clone());
+        exchange.keep_response(&headers, length);
     }
     let now = exchange.elapsed();
     exchange.times.first_tx = Some(now);
