@@ -372,6 +372,7 @@ fn log_without_chain(worker: &Rc<Worker>, intake: &Intake) {
         ..Default::default()
     };
     worker.shared.logs.record(
+        &worker.shared,
         &intake.listener.config.access_log,
         &info,
         Default::default(),
@@ -413,7 +414,7 @@ impl Drop for ListenerLog {
         let shared = &self.info.worker.shared;
         shared
             .logs
-            .record(logs, &info, Default::default(), fastrand::u64(..));
+            .record(shared, logs, &info, Default::default(), fastrand::u64(..));
     }
 }
 

@@ -66,7 +66,8 @@ struct Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.proxy.access_log.is_empty() {
+        let of_listener = &self.info.listener.config.access_log;
+        if self.proxy.access_log.is_empty() && of_listener.is_empty() {
             return;
         }
         let stream_id = crate::http::new_request_id();
@@ -114,7 +115,7 @@ impl Drop for Record {
             if !logs.is_empty() {
                 shared
                     .logs
-                    .record(logs, &info, Default::default(), fastrand::u64(..));
+                    .record(shared, logs, &info, Default::default(), fastrand::u64(..));
             }
         }
     }

@@ -4,14 +4,16 @@
 //! read it. The heads stay apart, because a header mutation changes the head that its own format reads.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::collector::{AlsLog, OtelLog};
 use crate::endpoint::Address;
 use crate::flags::ResponseFlags;
 use crate::format::LogFormat;
 use crate::headers::{Headers, RequestHead};
 use crate::matcher::HeaderMatcher;
-use crate::metadata::{Metadata, MetadataMatcher, Value};
+use crate::metadata::{Metadata, MetadataMatcher};
 use crate::tls::PeerIdentity;
 use crate::{Fraction, Str};
 
@@ -124,7 +126,7 @@ pub struct StreamInfo<'a> {
     pub trace_id: &'a str,
     /// Span id.
     pub span_id: &'a str,
-    /// The request is sampled by tracing.
+    /// The request was drawn for tracing; a trace that somebody asked for does not count.
     pub traced: bool,
     /// The request is a health check that the proxy answered.
     pub health_check: bool,
@@ -140,25 +142,16 @@ pub struct StreamInfo<'a> {
     pub cluster_metadata: Option<&'a Metadata>,
     /// The host's metadata.
     pub host_metadata: Option<&'a Metadata>,
-    /// Filter state by key.
-    pub filter_state: &'a [(Str, FilterStateValue)],
-    /// Upstream filter state by key.
-    pub upstream_filter_state: &'a [(Str, FilterStateValue)],
+    /// Filter state as text, by key.
+    pub filter_state: &'a [(Str, Str)],
+    /// Upstream filter state as text, by key.
+    pub upstream_filter_state: &'a [(Str, Str)],
     /// The process's environment, for `%ENVIRONMENT%`.
     pub environment: &'a [(Str, Str)],
     /// This host's name.
     pub hostname: &'a str,
     /// Kind of log entry (`DownstreamEnd`...).
     pub log_type: &'a str,
-}
-
-/// An object that a filter left for others.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct FilterStateValue {
-    /// As text.
-    pub text: Str,
-    /// Its fields, where it has some.
-    pub fields: Option<Value>,
 }
 
 /// TLS facts of one side.
@@ -211,7 +204,7 @@ pub struct AccessLog {
 }
 
 /// Where log entries go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum LogSink {
     /// A file (`/dev/stdout` included).
     File(Str),
@@ -220,21 +213,9 @@ pub enum LogSink {
     /// Standard error.
     Stderr,
     /// Envoy's access log service.
-    Als {
-        /// Name of the log.
-        log_name: Str,
-        /// Cluster.
-        cluster: Str,
-        /// TCP entries.
-        tcp: bool,
-    },
+    Als(Arc<AlsLog>),
     /// OpenTelemetry logs.
-    OpenTelemetry {
-        /// Name of the log.
-        log_name: Str,
-        /// Cluster.
-        cluster: Str,
-    },
+    OpenTelemetry(Arc<OtelLog>),
 }
 
 /// Which exchanges are logged.

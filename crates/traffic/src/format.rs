@@ -393,6 +393,21 @@ impl Format {
     }
 }
 
+impl StreamInfo<'_> {
+    /// A metadata value as text: strings bare, the rest as JSON.
+    #[must_use]
+    pub fn metadata_text(
+        &self,
+        whose: MetadataOf,
+        namespace: &str,
+        path: &[Str],
+    ) -> Option<String> {
+        let value = render::metadata_value(whose, namespace, path, self)?;
+        let mut out = Vec::new();
+        render::plain(value, &mut out).then(|| String::from_utf8_lossy(&out).into_owned())
+    }
+}
+
 impl LogFormat {
     /// Envoy's default line.
     #[must_use]

@@ -106,9 +106,9 @@ impl From<Http1Error> for StreamError {
         use meltemi_wire::http1::body::BodyError;
         use meltemi_wire::http1::head::HeadError;
         match error {
-            Http1Error::Closed | Http1Error::Io(_) | Http1Error::Body(BodyError::Truncated) => {
-                Self::Terminated
-            }
+            Http1Error::Closed | Http1Error::Io(_) => Self::Terminated,
+            // An end in good order in the middle of a body is the peer's mistake to Envoy.
+            Http1Error::Body(BodyError::Truncated) => Self::Protocol("body ended early".to_owned()),
             Http1Error::Head(HeadError::TooLarge | HeadError::TooManyHeaders) => {
                 Self::HeadersTooLarge
             }

@@ -185,6 +185,8 @@ impl AgentConfig {
         NodeIdentity {
             id: self.node_id().into(),
             cluster: "istio-proxy".into(),
+            zone: Str::default(),
+            message: bytes::Bytes::default(),
             name: self.pod_name.as_str().into(),
             namespace: self.namespace.as_str().into(),
             workload: self.workload().into(),

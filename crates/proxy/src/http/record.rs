@@ -28,6 +28,7 @@ use super::early::{Early, X_REQUEST_ID};
 use super::exchange::Context;
 use super::filters::Work;
 use super::request::Request;
+use super::trace::Trace;
 
 /// Everything about one exchange.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ pub(crate) struct Exchange {
     pub filter_state: Vec<(Str, Str)>,
     /// What filters left with the exchange.
     pub work: Option<Box<Work>>,
+    /// Its spans, where there is tracing.
+    pub trace: Option<Box<Trace>>,
     pub grpc: bool,
     /// The other side, as metadata exchange found it.
     pub peer: Option<Peer>,
@@ -110,7 +113,10 @@ impl Upstream {
 
 impl Exchange {
     pub(crate) fn new(context: &Context, request: Request) -> Self {
-        context.runtime().stats.started();
+        context
+            .runtime()
+            .stats
+            .started(request.protocol == Protocol::Http2);
         Self {
             grpc: request.is_grpc(),
             context: context.clone(),
@@ -138,6 +144,7 @@ impl Exchange {
             metadata: context.info().metadata.clone(),
             filter_state: Vec::new(),
             work: None,
+            trace: None,
             peer: None,
             propagate_metadata: false,
             cookie: None,
@@ -164,7 +171,7 @@ impl Exchange {
 
     /// Whether anything reads response fields after they were sent.
     pub(crate) fn keeps_response(&self) -> bool {
-        !self.context.hcm().access_log.is_empty() || self.grpc
+        !self.context.hcm().access_log.is_empty() || self.grpc || self.trace.is_some()
     }
 
     /// Keeps the response's fields for logs; Content-Length is the codec's, so it is not among them.
@@ -257,6 +264,11 @@ impl Exchange {
             info.upstream_tls.server_name = &session.server_name;
             info.upstream_tls.local = session.local.as_deref();
         }
+        if let Some(trace) = &self.trace {
+            info.trace_id = &trace.trace_id;
+            info.span_id = &trace.span_id;
+            info.traced = trace.drawn;
+        }
         if !self.refused {
             info.stream_id = self.request.text(&X_REQUEST_ID).unwrap_or_default();
         }
@@ -297,23 +309,32 @@ impl Exchange {
         runtime
             .stats
             .ended(self.status.map(|status| status.as_u16()));
+        if self.times.upstream_first_rx.is_some() {
+            self.times.upstream_last_rx.get_or_insert(duration);
+        }
+        super::trace::finish(self, duration);
         super::filters::report(self, duration);
+        self.log("DownstreamEnd", Some(duration));
+    }
+
+    /// Writes an entry to every log that wants it.
+    pub(crate) fn log(&self, log_type: &'static str, duration: Option<Duration>) {
         let hcm = self.context.hcm();
         if hcm.access_log.is_empty() {
             return;
         }
         let mut info = self.info();
-        info.duration = Some(duration);
+        info.log_type = log_type;
+        info.duration = duration;
         let heads = Heads {
             request: (!self.refused).then_some(&self.request as _),
             response: self.response.as_ref().map(|map| map as _),
             trailers: self.trailers.as_ref().map(|map| map as _),
         };
-        self.context
-            .worker()
-            .shared
+        let shared = &self.context.worker().shared;
+        shared
             .logs
-            .record(&hcm.access_log, &info, heads, self.early.random);
+            .record(shared, &hcm.access_log, &info, heads, self.early.random);
     }
 }
 

@@ -86,6 +86,11 @@ async fn send(
     length: ResponseLength,
 ) -> Result<(), ClientError> {
     exchange.status = Some(status);
+    let now = exchange.elapsed();
+    exchange.times.first_tx = Some(now);
+    if down.body_finished() {
+        exchange.times.request_end.get_or_insert(now);
+    }
     if exchange.keeps_response() {
         exchange.keep_response(&headers, length);
     }

@@ -122,7 +122,7 @@ fn is_complete(head: &[u8]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_cut_short_is_uc_after_its_status_and_the_client_learns_it() {
+async fn an_answer_that_ends_early_is_upe_after_its_status_and_the_client_learns_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let pair = Pair::start(Hop::Same, listener.local_addr().unwrap(), ALL);
     tokio::spawn(async move {
@@ -149,7 +149,7 @@ async fn an_answer_that_is_cut_short_is_uc_after_its_status_and_the_client_learn
     let (outbound, inbound) = pair.stop().await;
     for log in [outbound, inbound] {
         assert!(
-            log.starts_with("GET /cut HTTP/1.1 200 UC upstream_reset_after_response_started{connection_termination} 0 9 "),
+            log.starts_with("GET /cut HTTP/1.1 200 UPE upstream_reset_after_response_started{protocol_error} 0 9 "),
             "{log}"
         );
         assert_eq!(log.lines().count(), 1, "{log}");

@@ -105,7 +105,8 @@ fn formatted(
     if let Some(limit) = limit {
         text.truncate(*limit);
     }
-    if numeric(only) {
+    let typed_state = matches!(only, Operator::FilterState(_, _, StateStyle::Typed));
+    if numeric(only) || (typed_state && limit.is_none()) {
         out.extend_from_slice(&text);
     } else {
         write_string(&text, out);
@@ -115,18 +116,10 @@ fn formatted(
 
 /// The value of an operator that is JSON itself.
 fn structured<'a>(operator: &Operator, info: &StreamInfo<'a>) -> Option<&'a Value> {
-    let value = match operator {
-        Operator::Metadata(whose, namespace, keys) => {
-            metadata_value(*whose, namespace, keys, info)?
-        }
-        Operator::FilterState(upstream, key, StateStyle::Typed) => {
-            render::filter_state(*upstream, key, info)?
-                .fields
-                .as_ref()?
-        }
-        _ => return None,
+    let Operator::Metadata(whose, namespace, keys) = operator else {
+        return None;
     };
-    (*value != Value::Null).then_some(value)
+    metadata_value(*whose, namespace, keys, info).filter(|value| **value != Value::Null)
 }
 
 /// True when an operator's value is a number in JSON.

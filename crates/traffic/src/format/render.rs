@@ -12,7 +12,7 @@ use super::{
     ResponseField, ServerNameOrder, Simple, StateStyle, TimeFormat, TimeUnit,
 };
 use crate::Str;
-use crate::access::{FilterStateValue, Heads, StreamInfo};
+use crate::access::{Heads, StreamInfo};
 use crate::endpoint::Address;
 use crate::headers::Headers;
 use crate::matcher::{Cidr, Field, query_value, split_query};
@@ -183,11 +183,12 @@ fn address(of: AddressOf, part: Part, info: &StreamInfo<'_>, out: &mut Vec<u8>) 
     socket(address_of(of, info), part, out)
 }
 
-/// The block of an address, as `10.1.0.0/16`; nothing when the prefix is longer than the address.
+/// The block of an address, as `10.1.0.0/16`.
 fn masked(of: AddressOf, bits: u8, info: &StreamInfo<'_>, out: &mut Vec<u8>) -> bool {
     let Some(ip) = address_of(of, info).map(|address| address.ip()) else {
         return false;
     };
+    let bits = bits.min(if ip.is_ipv4() { 32 } else { 128 });
     let Some(block) = Cidr::new(ip, bits) else {
         return false;
     };
@@ -220,7 +221,7 @@ pub(super) fn filter_state<'a>(
     upstream: bool,
     key: &str,
     info: &StreamInfo<'a>,
-) -> Option<&'a FilterStateValue> {
+) -> Option<&'a Str> {
     let states = if upstream {
         info.upstream_filter_state
     } else {
@@ -232,24 +233,20 @@ pub(super) fn filter_state<'a>(
         .map(|(_, value)| value)
 }
 
-fn state(value: &FilterStateValue, style: &StateStyle, out: &mut Vec<u8>) -> bool {
-    match (style, &value.fields) {
-        (StateStyle::Field(name), Some(fields)) => fields
-            .as_struct()
-            .and_then(|fields| fields.get(name))
-            .is_some_and(|value| plain(value, out)),
-        (StateStyle::Field(_), None) => false,
-        (StateStyle::Typed, Some(fields)) => plain(fields, out),
-        (StateStyle::Typed, None) => {
-            write_value(&Value::String(value.text.clone()), out);
+/// The objects that filters leave here are strings: typed they are JSON, and they have no fields.
+fn state(value: &Str, style: &StateStyle, out: &mut Vec<u8>) -> bool {
+    match style {
+        StateStyle::Field(_) => false,
+        StateStyle::Typed => {
+            write_value(&Value::String(value.clone()), out);
             true
         }
-        (StateStyle::Plain, _) => text(&value.text, out),
+        StateStyle::Plain => text(value, out),
     }
 }
 
 /// A metadata value in text: strings bare, the rest as JSON.
-fn plain(value: &Value, out: &mut Vec<u8>) -> bool {
+pub(super) fn plain(value: &Value, out: &mut Vec<u8>) -> bool {
     match value {
         Value::Null => return false,
         Value::String(text) => out.extend_from_slice(text.as_bytes()),

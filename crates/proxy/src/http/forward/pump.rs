@@ -253,6 +253,7 @@ fn gather_request(
             body.sent_end = true;
             let now = sides.exchange.elapsed();
             sides.exchange.times.request_end.get_or_insert(now);
+            sides.exchange.times.upstream_last_tx = Some(now);
             return Ok(true);
         }
         if body.tunnel {
@@ -354,6 +355,7 @@ pub(super) fn send_head(
     {
         headers.append(SET_COOKIE, cookie);
     }
+    crate::http::trace::on_response(exchange, &mut headers);
     respond::change(exchange, plan.response_ops(), &mut headers);
     let mut head = Head {
         status,
