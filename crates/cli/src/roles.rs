@@ -179,6 +179,7 @@ fn proxy(flags: crate::arguments::Proxy) -> anyhow::Result<ExitCode> {
                 path: file.config,
                 concurrency: file.concurrency,
                 mark: None,
+                environment: std::env::vars().collect(),
             };
             return done(meltemi_proxy::run_static(config).map_err(anyhow::Error::from));
         }

@@ -1,16 +1,23 @@
 //! Access logs: where entries go, how they look, which exchanges they are for.
 
+use std::sync::Arc;
+
 use meltemi_proto::any::type_name;
 use meltemi_proto::envoy::extensions::access_loggers;
+use meltemi_proto::opentelemetry::proto::common::v1 as otel;
 use meltemi_traffic::access::{AccessLog, Comparison, LogFilter, LogSink};
+use meltemi_traffic::collector::{AlsLog, Collector, OtelLog};
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::format::{Format, JsonNode, LogFormat};
+use meltemi_traffic::metadata::Value::{Bool, Number};
 use meltemi_traffic::{Fraction, Str};
 
+use crate::collector::{batching, grpc_target, http_target};
 use crate::filter_config::decode;
+use crate::hcm::tag_source;
 use crate::pb::{accesslog, core, wkt};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
-use crate::values::{header_matcher, inline_data, metadata_matcher, value_of};
+use crate::values::{header_matcher, header_names, inline_data, metadata_matcher, value_of};
 
 /// A list of logs.
 pub(crate) fn access_logs(field: &str, list: &[accesslog::AccessLog]) -> Compiled<Vec<AccessLog>> {
@@ -65,15 +72,31 @@ fn sink(any: &wkt::Any) -> Compiled<(LogSink, LogFormat)> {
         }
         "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => {
             let message: grpc::v3::HttpGrpcAccessLogConfig = decode(any)?;
-            (
-                als(message.common_config.as_ref(), false)?,
-                LogFormat::envoy_default(),
-            )
+            let mut log = als(message.common_config.as_ref(), false)?;
+            let names = |field, list| header_names(field, list);
+            log.request_headers = names(
+                "additional_request_headers_to_log",
+                &message.additional_request_headers_to_log,
+            )?;
+            log.response_headers = names(
+                "additional_response_headers_to_log",
+                &message.additional_response_headers_to_log,
+            )?;
+            log.response_trailers = names(
+                "additional_response_trailers_to_log",
+                &message.additional_response_trailers_to_log,
+            )?;
+            (LogSink::Als(Arc::new(log)), LogFormat::envoy_default())
         }
         "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => {
             let message: grpc::v3::TcpGrpcAccessLogConfig = decode(any)?;
+            let log = als(message.common_config.as_ref(), true)?;
+            (LogSink::Als(Arc::new(log)), LogFormat::envoy_default())
+        }
+        "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig" => {
+            let log = open_telemetry(&decode(any)?)?;
             (
-                als(message.common_config.as_ref(), true)?,
+                LogSink::OpenTelemetry(Arc::new(log)),
                 LogFormat::envoy_default(),
             )
         }
@@ -84,26 +107,126 @@ fn sink(any: &wkt::Any) -> Compiled<(LogSink, LogFormat)> {
 fn als(
     common: Option<&access_loggers::grpc::v3::CommonGrpcAccessLogConfig>,
     tcp: bool,
-) -> Compiled<LogSink> {
-    use core::grpc_service::TargetSpecifier;
+) -> Compiled<AlsLog> {
     let Some(common) = common else {
         return refuse_field("common_config", "is required");
     };
-    let target = common
-        .grpc_service
-        .as_ref()
-        .and_then(|service| service.target_specifier.as_ref());
-    let Some(TargetSpecifier::EnvoyGrpc(target)) = target else {
-        return refuse_field(
-            "common_config.grpc_service",
-            "must name a cluster by envoy_grpc",
-        );
-    };
-    Ok(LogSink::Als {
+    if common.log_name.is_empty() {
+        return refuse_field("common_config.log_name", "must not be empty");
+    }
+    Ok(AlsLog {
         log_name: common.log_name.as_str().into(),
-        cluster: target.cluster_name.as_str().into(),
+        target: grpc_target(common.grpc_service.as_ref()).within("common_config")?,
         tcp,
+        batching: batching(
+            common.buffer_flush_interval.as_ref(),
+            common.buffer_size_bytes.as_ref(),
+        )
+        .within("common_config")?,
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        response_trailers: Vec::new(),
+        tags: each("common_config.custom_tags", &common.custom_tags, |tag| {
+            Ok((Str::from(tag.tag.as_str()), tag_source(tag)?))
+        })?,
     })
+}
+
+#[expect(deprecated, reason = "old forms are still sent")]
+fn open_telemetry(
+    message: &access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig,
+) -> Compiled<OtelLog> {
+    let common = message.common_config.as_ref();
+    let collector = match (&message.http_service, &message.grpc_service) {
+        (Some(service), _) => Collector::Http(http_target("http_service", service)?),
+        (None, Some(service)) => Collector::Grpc(grpc_target(Some(service))?),
+        (None, None) => Collector::Grpc(
+            grpc_target(common.and_then(|common| common.grpc_service.as_ref()))
+                .within("common_config")?,
+        ),
+    };
+    let own_batching = || {
+        batching(
+            message.buffer_flush_interval.as_ref(),
+            message.buffer_size_bytes.as_ref(),
+        )
+    };
+    let attributes = message.attributes.iter().flat_map(|list| &list.values);
+    let resource = message
+        .resource_attributes
+        .iter()
+        .flat_map(|list| &list.values);
+    Ok(OtelLog {
+        log_name: common
+            .map_or(message.log_name.as_str(), |common| common.log_name.as_str())
+            .into(),
+        collector,
+        batching: match common {
+            Some(common) => batching(
+                common.buffer_flush_interval.as_ref(),
+                common.buffer_size_bytes.as_ref(),
+            )?,
+            None => own_batching()?,
+        },
+        body: message
+            .body
+            .as_ref()
+            .map(any_value)
+            .transpose()
+            .within("body")?
+            .flatten(),
+        attributes: pairs(attributes).within("attributes")?,
+        resource: resource
+            .filter_map(|pair| {
+                use otel::any_value::Value;
+                match pair.value.as_ref()?.value.as_ref()? {
+                    Value::StringValue(text) => {
+                        Some((Str::from(pair.key.as_str()), Str::from(text.as_str())))
+                    }
+                    _ => None,
+                }
+            })
+            .collect(),
+        builtin_labels: !message.disable_builtin_labels,
+    })
+}
+
+fn pairs<'a>(list: impl Iterator<Item = &'a otel::KeyValue>) -> Compiled<Vec<(Str, JsonNode)>> {
+    let mut out = Vec::new();
+    for pair in list {
+        if let Some(node) = pair
+            .value
+            .as_ref()
+            .map(any_value)
+            .transpose()
+            .within(&pair.key)?
+            .flatten()
+        {
+            out.push((Str::from(pair.key.as_str()), node));
+        }
+    }
+    Ok(out)
+}
+
+/// A template of OpenTelemetry's value type; `None` for bytes, which no format has a place in.
+fn any_value(message: &otel::AnyValue) -> Compiled<Option<JsonNode>> {
+    use otel::any_value::Value;
+    Ok(Some(match &message.value {
+        Some(Value::StringValue(text)) => JsonNode::Format(parse(text)?),
+        Some(Value::BoolValue(value)) => JsonNode::Literal(Bool(*value)),
+        #[allow(clippy::cast_precision_loss, reason = "JSON numbers are doubles")]
+        Some(Value::IntValue(value)) => JsonNode::Literal(Number(*value as f64)),
+        Some(Value::DoubleValue(value)) => JsonNode::Literal(Number(*value)),
+        Some(Value::KvlistValue(list)) => JsonNode::Object(pairs(list.values.iter())?),
+        Some(Value::ArrayValue(list)) => {
+            let mut items = Vec::new();
+            for item in &list.values {
+                items.extend(any_value(item)?);
+            }
+            JsonNode::List(items)
+        }
+        _ => return Ok(None),
+    }))
 }
 
 #[expect(deprecated, reason = "old forms are still sent")]

@@ -5,6 +5,7 @@
 //! type that its reader refuses as a whole.
 
 mod balancing;
+mod collectors;
 mod tables;
 
 use std::sync::LazyLock;
@@ -140,7 +141,11 @@ Constraints that the protos declare are enforced everywhere. Messages that are n
 
 /// The tables as one, sorted by message.
 static ALL: LazyLock<Vec<&'static Coverage>> = LazyLock::new(|| {
-    let mut all: Vec<_> = tables::MESSAGES.iter().chain(balancing::MESSAGES).collect();
+    let mut all: Vec<_> = tables::MESSAGES
+        .iter()
+        .chain(balancing::MESSAGES)
+        .chain(collectors::MESSAGES)
+        .collect();
     all.sort_unstable_by_key(|entry| entry.message);
     all
 });
@@ -209,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_tables_are_sorted_and_name_only_fields_that_exist() {
-        for table in [tables::MESSAGES, balancing::MESSAGES] {
+        for table in [tables::MESSAGES, balancing::MESSAGES, collectors::MESSAGES] {
             assert!(table.is_sorted_by(|a, b| a.message < b.message));
         }
         let twice = ALL

@@ -3,6 +3,8 @@
 pub(crate) mod protocol;
 mod tracing;
 
+pub(crate) use tracing::source as tag_source;
+
 use std::time::Duration;
 
 use meltemi_traffic::hcm::{

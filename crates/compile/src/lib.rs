@@ -11,6 +11,7 @@ mod access_log;
 mod bootstrap;
 mod chain;
 mod cluster;
+mod collector;
 pub mod coverage;
 mod endpoint;
 mod extensions;

@@ -5,8 +5,9 @@
 pub mod any;
 pub mod istio;
 pub mod json;
+pub mod otlp;
 pub mod typed_struct;
 pub mod validate;
 pub mod walk;
 
-pub use envoy_types::pb::{envoy, google, udpa, xds};
+pub use envoy_types::pb::{envoy, google, opentelemetry, udpa, xds};

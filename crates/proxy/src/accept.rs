@@ -10,7 +10,7 @@ use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::listener::{ListenerFilterKind, ProxyProtocol, Terminal};
 use meltemi_traffic::metadata::{Metadata, Value};
 use meltemi_upstream::stream::{Socket, SocketKind, Stream};
-use meltemi_upstream::tls::peer_identity;
+use meltemi_upstream::tls::{openssl_cipher, peer_identity, version_name};
 use meltemi_wire::proxy_protocol::{self, Found};
 use meltemi_wire::sniff::client_hello::{self, Tls};
 use meltemi_wire::sniff::http::{self as sniff_http, Http};
@@ -372,6 +372,7 @@ fn log_without_chain(worker: &Rc<Worker>, intake: &Intake) {
         ..Default::default()
     };
     worker.shared.logs.record(
+        &worker.shared,
         &intake.listener.config.access_log,
         &info,
         Default::default(),
@@ -413,7 +414,7 @@ impl Drop for ListenerLog {
         let shared = &self.info.worker.shared;
         shared
             .logs
-            .record(logs, &info, Default::default(), fastrand::u64(..));
+            .record(shared, logs, &info, Default::default(), fastrand::u64(..));
     }
 }
 
@@ -466,14 +467,8 @@ async fn secure(
             .map(|local| local.uri_sans.clone())
             .unwrap_or_default(),
         local,
-        version: match state.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "TLSv1.2",
-        },
-        cipher: state
-            .negotiated_cipher_suite()
-            .map(|suite| format!("{:?}", suite.suite()))
-            .unwrap_or_default(),
+        version: version_name(state),
+        cipher: openssl_cipher(state),
     };
     if context.settings().require_sni && state_without_sni(&tls) {
         return Err(IntakeError::Tls("no server name".to_owned()));

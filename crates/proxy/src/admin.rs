@@ -2,14 +2,15 @@
 //!
 //! [`answer`] is a pure function of the shared state, the method and the path; [`listen`] puts it on a socket.
 
+mod clusters;
 mod dump;
 mod server;
+mod stats;
 mod text;
 
 pub(crate) use dump::{Dump, Kind as DumpKind};
 pub(crate) use server::{Answer, listen};
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,20 +20,44 @@ use serde_json::{Value, json};
 use crate::state::{Drain, Shared};
 
 const HELP: &str = "admin commands are:
-  /certs: certificates in use
-  /clusters: upstream clusters and their hosts
-  /config_dump: the configuration in use (parameters: resource, name_regex, include_eds)
+  /certs: print certs on machine
+  /clusters: upstream cluster status (parameters: format, filter)
+  /config_dump: dump current configuration (parameters: resource, mask, name_regex, include_eds)
+  /contention: dump current mutex contention stats (never enabled)
   /drain_listeners (POST): drain listeners
-  /help: this text
-  /listeners: listener addresses
-  /logging (POST): log level (parameter: level)
-  /memory: memory of the process
-  /quitquitquit (POST): exit
-  /ready: 200 when the proxy is live
-  /server_info: version and state
-  /stats: counters (parameters: filter, usedonly, format=json|prometheus)
-  /stats/prometheus: counters for Prometheus
+  /healthcheck/fail (POST): cause the server to fail health checks
+  /healthcheck/ok (POST): cause the server to pass health checks
+  /help: print out list of admin commands
+  /hot_restart_version: print the hot restart compatibility version
+  /init_dump: dump unready targets
+  /listeners: print listener info (parameter: format)
+  /logging (POST): query/change logging levels (parameters: level, paths)
+  /memory: print current allocation/heap usage
+  /quitquitquit (POST): exit the server
+  /ready: print server state, return 200 if LIVE, otherwise return 503
+  /reopen_logs (POST): reopen access logs
+  /reset_counters (POST): reset all counters to zero
+  /runtime: print runtime values
+  /server_info: print server version/status information
+  /stats: print server stats (parameters: usedonly, filter, format, type)
+  /stats/prometheus: print server stats in prometheus format (parameters: usedonly, filter)
 ";
+const NO_CONTENTION: &str = "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.";
+const NO_LOOKUPS: &str =
+    "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n";
+
+/// Paths that change something.
+const MUTATIONS: [&str; 9] = [
+    "/drain_listeners",
+    "/healthcheck/fail",
+    "/healthcheck/ok",
+    "/logging",
+    "/quitquitquit",
+    "/reopen_logs",
+    "/reset_counters",
+    "/runtime_modify",
+    "/stats/recentlookups/enable",
+];
 
 /// Answers one request of the admin port.
 pub(crate) fn answer(
@@ -42,45 +67,94 @@ pub(crate) fn answer(
     path: &str,
     query: &str,
 ) -> Answer {
-    let post = *method == Method::POST;
-    let only_post = || {
-        Answer::text(
+    if MUTATIONS.contains(&path) {
+        if *method == Method::POST {
+            return change(shared, path, query);
+        }
+        return Answer::text(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("Method {method} not allowed, POST required."),
-        )
-    };
+        );
+    }
+    let json_wanted = parameter(query, "format") == Some("json");
     match path {
         "/" | "/help" => Answer::text(StatusCode::OK, HELP),
         "/ready" => ready(shared),
         "/server_info" => Answer::json(server_info(shared)),
-        "/clusters" if query.contains("format=json") => Answer::json(text::clusters_json(shared)),
-        "/clusters" => Answer::text(StatusCode::OK, text::clusters(shared)),
-        "/listeners" if query.contains("format=json") => Answer::json(text::listeners_json(shared)),
+        "/clusters" if json_wanted => Answer::json(clusters::json(shared, dump)),
+        "/clusters" => Answer::text(StatusCode::OK, clusters::text(shared, dump)),
+        "/listeners" if json_wanted => Answer::json(text::listeners_json(shared)),
         "/listeners" => Answer::text(StatusCode::OK, text::listeners(shared)),
-        "/stats/prometheus" => prometheus(shared),
-        "/stats" if query.contains("format=prometheus") => prometheus(shared),
-        "/stats" => stats(shared, query),
+        "/stats/prometheus" => stats::prometheus(shared, query),
+        "/stats" => stats::answer(shared, query),
+        "/stats/recentlookups" => Answer::text(StatusCode::OK, NO_LOOKUPS),
         "/certs" => Answer::json(text::certs(shared)),
-        "/config_dump" => Answer::json(dump.render(shared, query)),
+        "/config_dump" => dump.answer(shared, query),
         "/memory" => Answer::json(memory()),
-        "/logging" if post => logging(query),
-        "/quitquitquit" if post => {
-            shared.set_drain(Drain::Graceful);
-            shared.quit.notify_one();
-            Answer::text(StatusCode::OK, "OK\n")
-        }
-        "/drain_listeners" if post => {
-            shared.set_drain(Drain::Graceful);
-            Answer::text(StatusCode::OK, "OK\n")
-        }
-        "/logging" | "/quitquitquit" | "/drain_listeners" => only_post(),
+        "/runtime" => Answer::json(json!({"layers": [], "entries": {}})),
+        "/init_dump" => Answer::json(json!({})),
+        "/hot_restart_version" => Answer::text(StatusCode::OK, "disabled"),
+        "/contention" => Answer::text(StatusCode::OK, NO_CONTENTION),
         _ => Answer::text(StatusCode::NOT_FOUND, format!("invalid path. {HELP}")),
     }
 }
 
+/// Carries out what was asked by POST.
+fn change(shared: &Arc<Shared>, path: &str, query: &str) -> Answer {
+    match path {
+        "/logging" => return logging(query),
+        "/runtime_modify" => {
+            return Answer::text(StatusCode::SERVICE_UNAVAILABLE, "No admin layer specified");
+        }
+        "/quitquitquit" => {
+            shared.set_drain(Drain::Graceful);
+            shared.quit.notify_one();
+        }
+        "/drain_listeners" => shared.set_drain(Drain::Graceful),
+        "/healthcheck/fail" => shared.health_failed.store(true, Ordering::Relaxed),
+        "/healthcheck/ok" => shared.health_failed.store(false, Ordering::Relaxed),
+        // Files are opened for each batch of lines: what waits goes to the old one, what comes to the new one.
+        "/reopen_logs" => shared.logs.flush(),
+        "/reset_counters" => stats::reset(shared),
+        _ => {}
+    }
+    Answer::text(StatusCode::OK, "OK\n")
+}
+
+/// The raw value of a query parameter; empty when it has none.
+fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').find_map(|pair| {
+        let (have, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (have == name).then_some(value)
+    })
+}
+
+/// A query parameter with `%XX` and `+` decoded.
+fn decoded(query: &str, name: &str) -> Option<String> {
+    let raw = parameter(query, name)?.replace('+', " ");
+    let mut out = Vec::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                out.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    Some(String::from_utf8_lossy(&out).into_owned())
+}
+
 fn state_name(shared: &Shared) -> &'static str {
+    let failed = shared.health_failed.load(Ordering::Relaxed);
     match (shared.live.load(Ordering::Acquire), shared.drain_state()) {
         (_, Drain::Graceful | Drain::Closing | Drain::Forced) => "DRAINING",
+        (true, Drain::Off) if failed => "DRAINING",
         (true, Drain::Off) => "LIVE",
         (false, Drain::Off) => "PRE_INITIALIZING",
     }
@@ -99,33 +173,7 @@ pub(crate) fn ready(shared: &Shared) -> Answer {
 
 /// Everything for Prometheus.
 pub(crate) fn prometheus(shared: &Shared) -> Answer {
-    let mut answer = Answer::text(StatusCode::OK, text::prometheus(shared));
-    answer.content_type = meltemi_telemetry::PROMETHEUS_TEXT;
-    answer
-}
-
-fn stats(shared: &Shared, query: &str) -> Answer {
-    let parameter = |name: &str| {
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-    };
-    let filter = parameter("filter").unwrap_or_default();
-    let used_only = query.split('&').any(|pair| pair == "usedonly");
-    let all = text::stats(shared);
-    let wanted = |name: &str, value: u64| name.contains(filter) && (!used_only || value > 0);
-    if parameter("format") == Some("json") {
-        let wanted = all.iter().filter(|(name, _, value)| wanted(name, *value));
-        let stats: Vec<Value> = wanted
-            .map(|(name, _, value)| json!({"name": name, "value": value}))
-            .collect();
-        return Answer::json(json!({ "stats": stats }));
-    }
-    let mut lines = String::new();
-    for (name, _, value) in all.iter().filter(|(name, _, value)| wanted(name, *value)) {
-        let _ = writeln!(lines, "{name}: {value}");
-    }
-    Answer::text(StatusCode::OK, lines)
+    stats::prometheus(shared, "")
 }
 
 fn server_info(shared: &Shared) -> Value {
@@ -136,8 +184,17 @@ fn server_info(shared: &Shared) -> Value {
         "hot_restart_version": "disabled",
         "uptime_current_epoch": format!("{seconds}s"),
         "uptime_all_epochs": format!("{seconds}s"),
-        "command_line_options": {"concurrency": shared.concurrency},
-        "node": {"id": shared.node.id.as_str(), "cluster": shared.node.cluster.as_str()},
+        "command_line_options": {
+            "concurrency": shared.concurrency,
+            "mode": "Serve",
+            "disable_hot_restart": true,
+            "restart_epoch": 0,
+        },
+        "node": {
+            "id": shared.node.id.as_str(),
+            "cluster": shared.node.cluster.as_str(),
+            "user_agent_name": "meltemi",
+        },
     })
 }
 
@@ -148,7 +205,14 @@ fn memory() -> Value {
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     };
     let bytes = |key: &str| (kib(key).unwrap_or_default() * 1024).to_string();
-    json!({"allocated": bytes("RssAnon:"), "heap_size": bytes("VmData:"), "total_physical_bytes": bytes("VmRSS:")})
+    json!({
+        "allocated": bytes("RssAnon:"),
+        "heap_size": bytes("VmData:"),
+        "pageheap_unmapped": "0",
+        "pageheap_free": "0",
+        "total_thread_cache": "0",
+        "total_physical_bytes": bytes("VmRSS:"),
+    })
 }
 
 fn logging(query: &str) -> Answer {

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use meltemi_traffic::Str;
 use meltemi_traffic::discovery::{Reference, Source};
 
+use meltemi_telemetry::envoy::Tags;
+
 use crate::admin::{self, Dump};
 use crate::discovery::{self, Aggregated, Hub};
 use crate::engine::{Engine, EngineOptions};
@@ -44,6 +46,8 @@ async fn run(config: AgentConfig) -> Result<(), ProxyError> {
         node: config.identity(),
         concurrency: config.concurrency,
         mark: config.mark,
+        environment: config.environment.clone(),
+        tags: Tags::Istio,
         ..EngineOptions::default()
     })?;
     let dump = Arc::new(Dump::default());

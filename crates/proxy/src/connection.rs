@@ -65,8 +65,8 @@ pub(crate) struct TlsFacts {
     pub local_uris: Vec<Str>,
     /// `TLSv1.3`.
     pub version: &'static str,
-    /// Cipher suite.
-    pub cipher: String,
+    /// Cipher suite, by OpenSSL's name.
+    pub cipher: &'static str,
 }
 
 impl ConnInfo {
@@ -117,12 +117,16 @@ impl ConnInfo {
         info.requested_server_name = &self.inspected.server_name;
         info.filter_chain = &self.chain.config.name;
         info.connection_id = self.id;
+        let shared = &self.worker.shared;
+        info.environment = &shared.process.environment;
+        info.hostname = &shared.process.hostname;
         if let Some(tls) = &self.tls {
             info.downstream_tls = Tls {
                 peer: tls.peer.as_ref(),
                 local: tls.local.as_deref(),
                 version: tls.version,
-                cipher: &tls.cipher,
+                cipher: tls.cipher,
+                server_name: "",
             };
         }
     }

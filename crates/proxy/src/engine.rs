@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use meltemi_telemetry::envoy::Tags;
 use meltemi_traffic::Str;
 use meltemi_traffic::cluster::Cluster;
 use meltemi_traffic::endpoint::Assignment;
-use meltemi_traffic::listener::Listener;
+use meltemi_traffic::listener::{Listener, Terminal};
 use meltemi_traffic::overload::OverloadManager;
 use meltemi_traffic::route::RouteTable;
 use meltemi_traffic::tls::Secret;
@@ -21,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::listener::{ApplyError, BoundAddress};
 use crate::overload::watch_memory;
-use crate::state::{Drain, NodeIdentity, Shared};
+use crate::state::{Drain, NodeIdentity, ProcessFacts, Shared};
 use crate::support::{check_cluster, check_routes};
 use crate::worker;
 
@@ -43,6 +44,10 @@ pub struct EngineOptions {
     pub listener_limits: Vec<(Str, u64)>,
     /// What is done under pressure.
     pub overload: Option<OverloadManager>,
+    /// The environment that logs and tags may name.
+    pub environment: Vec<(Str, Str)>,
+    /// What becomes a label in Prometheus' text.
+    pub tags: Tags,
 }
 
 /// A change of configuration; everything in it takes effect together.
@@ -87,7 +92,12 @@ impl Engine {
             options.concurrency
         };
         let sockets = SocketDefaults { mark: options.mark };
-        let shared = Shared::new(options.node, sockets, concurrency);
+        let shared = Shared::new(
+            options.node,
+            ProcessFacts::new(options.environment, options.tags),
+            sockets,
+            concurrency,
+        );
         shared.listeners.limit(&options.listener_limits);
         if let Some(max) = options.max_connections {
             shared.stats.limit_connections(max);
@@ -185,6 +195,18 @@ impl Engine {
     }
 }
 
+/// Makes the files that a listener's logs go to.
+fn open_logs(shared: &Shared, listener: &Listener) {
+    shared.logs.open(&listener.access_log);
+    for chain in listener.chains.iter().chain(&listener.default_chain) {
+        match &chain.terminal {
+            Terminal::Http(manager) => shared.logs.open(&manager.access_log),
+            Terminal::Tcp(proxy) => shared.logs.open(&proxy.access_log),
+            Terminal::DirectResponse(_) | Terminal::Echo | Terminal::Close => {}
+        }
+    }
+}
+
 pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError> {
     let mut errors = Vec::new();
     change
@@ -223,6 +245,9 @@ pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError>
         shared.routes.apply(change.routes, &change.removed_routes);
     }
     if !change.listeners.is_empty() || !change.removed_listeners.is_empty() {
+        for listener in &change.listeners {
+            open_logs(shared, listener);
+        }
         let listeners = &shared.listeners;
         errors.extend(listeners.apply(
             change.listeners,

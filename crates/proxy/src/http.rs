@@ -15,6 +15,7 @@ mod record;
 mod reply;
 mod request;
 mod respond;
+mod trace;
 mod xfcc;
 
 use std::rc::Rc;
@@ -33,6 +34,8 @@ use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
+pub(crate) use early::new_request_id;
+
 use downstream::{Downstream, Http1Side};
 use exchange::Context;
 use request::Request;
@@ -63,6 +66,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, stream: Stream) {
             }
         },
     };
+    let _counted = runtime.stats.connection(http2);
     if http2 {
         let (stream, read_ahead) = conn.into_parts();
         http2::serve(info, hcm, Rewound::new(read_ahead, stream)).await;

@@ -12,6 +12,7 @@ mod agent;
 mod connection;
 mod discovery;
 mod engine;
+mod export;
 mod http;
 mod idle;
 mod limit;

@@ -11,6 +11,8 @@ use meltemi_traffic::access::{AccessLog, Heads, LogSink, StreamInfo};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use crate::state::Shared;
+
 /// Time after which a waiting line is written at the latest (Istio starts Envoy with 1 s).
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// A buffer this full is written at once.
@@ -57,6 +59,7 @@ impl LogSinks {
     /// Writes an entry to every log that wants it.
     pub(crate) fn record(
         &self,
+        shared: &Shared,
         logs: &[AccessLog],
         info: &StreamInfo<'_>,
         heads: Heads<'_>,
@@ -70,7 +73,14 @@ impl LogSinks {
                 LogSink::File(path) => self.sink(path),
                 LogSink::Stdout => self.sink(&meltemi_traffic::Str::from("/dev/stdout")),
                 LogSink::Stderr => self.sink(&meltemi_traffic::Str::from("/dev/stderr")),
-                LogSink::Als { .. } | LogSink::OpenTelemetry { .. } => continue,
+                LogSink::Als(log) => {
+                    shared.exports.als(log, info, heads);
+                    continue;
+                }
+                LogSink::OpenTelemetry(log) => {
+                    shared.exports.otel_log(log, &shared.node, info, heads);
+                    continue;
+                }
             };
             let mut lines = sink.lines.lock();
             if lines.waiting.len() >= MAX_BUFFERED {
@@ -82,6 +92,17 @@ impl LogSinks {
                 lines.waiting.clear();
             } else if lines.waiting.len() >= FLUSH_SIZE {
                 self.full.notify_one();
+            }
+        }
+    }
+
+    /// Makes the files of logs, so that they are there before anything is written; Envoy opens them with its listeners.
+    pub(crate) fn open(&self, logs: &[AccessLog]) {
+        for log in logs {
+            if let LogSink::File(path) = &log.sink
+                && let Err(error) = self.sink(path).write(&[])
+            {
+                tracing::warn!(%error, path = %path, "access log not opened");
             }
         }
     }

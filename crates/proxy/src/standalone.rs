@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meltemi_compile::Boot;
 use meltemi_proto::envoy::config::bootstrap::v3::Bootstrap;
+use meltemi_telemetry::envoy::Tags;
 use meltemi_traffic::Str;
 use meltemi_traffic::endpoint::Address;
 use prost::Message as _;
@@ -35,6 +36,8 @@ pub struct StaticConfig {
     pub concurrency: usize,
     /// SO_MARK of upstream connections.
     pub mark: Option<u32>,
+    /// The environment, for `%ENVIRONMENT%` and custom tags.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Why a proxy does not start, or ended.
@@ -132,9 +135,21 @@ async fn run(
     bootstrap: &Bootstrap,
     json: Value,
 ) -> Result<(), ProxyError> {
+    let locality = bootstrap
+        .node
+        .as_ref()
+        .and_then(|node| node.locality.as_ref());
     let node = NodeIdentity {
         id: boot.node.id.as_str().into(),
         cluster: boot.node.cluster.as_str().into(),
+        zone: locality
+            .map(|locality| Str::from(locality.zone.as_str()))
+            .unwrap_or_default(),
+        message: bootstrap
+            .node
+            .as_ref()
+            .map(|node| node.encode_to_vec().into())
+            .unwrap_or_default(),
         ..NodeIdentity::default()
     };
     let engine = Engine::start(EngineOptions {
@@ -144,6 +159,12 @@ async fn run(
         max_connections: boot.max_connections,
         listener_limits: std::mem::take(&mut boot.listener_limits),
         overload: boot.overload.take(),
+        tags: tags(bootstrap),
+        environment: config
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+            .collect(),
     })?;
     let dump = Arc::new(Dump::default());
     dump.set_bootstrap(json);
@@ -165,6 +186,15 @@ async fn run(
     following.abort();
     engine.stop(DRAIN, GRACE).await;
     Ok(())
+}
+
+/// Envoy's default tags unless the bootstrap switches them off, as Istio's does.
+fn tags(bootstrap: &Bootstrap) -> Tags {
+    let stats = bootstrap.stats_config.as_ref();
+    match stats.and_then(|stats| stats.use_all_default_tags.as_ref()) {
+        Some(all) if !all.value => Tags::Istio,
+        _ => Tags::Default,
+    }
 }
 
 /// The static resources of a bootstrap text (YAML or JSON), as one change for an [`Engine`].

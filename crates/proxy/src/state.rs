@@ -1,13 +1,16 @@
 //! What the whole process shares: clusters, listeners, routes, secrets, counters, and the signals that end it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
 use http::header::HeaderValue;
 use meltemi_filters::istio::peer;
+use meltemi_telemetry::envoy::Tags;
 use meltemi_telemetry::istio::{DEFAULT_MAX_SERIES, Metrics, PeerCache, WorkloadMetadata};
 use meltemi_traffic::Str;
 use meltemi_traffic::route::RouteTable;
@@ -18,6 +21,7 @@ use meltemi_xds::ResourceType;
 use tokio::sync::{Notify, watch};
 
 use crate::discovery::demand::Demand;
+use crate::export::Exports;
 use crate::listener::Listeners;
 use crate::logs::LogSinks;
 use crate::overload::Overload;
@@ -31,6 +35,10 @@ pub struct NodeIdentity {
     pub id: Str,
     /// xDS node cluster.
     pub cluster: Str,
+    /// Zone of the node.
+    pub zone: Str,
+    /// The whole `core.v3.Node`, encoded, for services that want it.
+    pub message: Bytes,
     /// Name of the pod.
     pub name: Str,
     /// Namespace of the pod.
@@ -86,6 +94,47 @@ impl OwnIdentity {
     }
 }
 
+/// What access logs can say of the process.
+#[derive(Debug)]
+pub(crate) struct ProcessFacts {
+    /// Environment variables.
+    pub environment: Vec<(Str, Str)>,
+    /// This host's name.
+    pub hostname: Str,
+    /// The address that the host speaks from.
+    pub address: IpAddr,
+    /// What becomes a label in Prometheus' text.
+    pub tags: Tags,
+}
+
+impl ProcessFacts {
+    /// The facts of this process; the environment is the binary's to read.
+    pub(crate) fn new(environment: Vec<(Str, Str)>, tags: Tags) -> Self {
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self {
+            environment,
+            tags,
+            hostname: hostname.trim().into(),
+            address: own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        }
+    }
+}
+
+impl Default for ProcessFacts {
+    fn default() -> Self {
+        Self::new(Vec::new(), Tags::Istio)
+    }
+}
+
+/// The source address that the system would choose for the world; nothing is sent for it.
+fn own_address() -> Option<IpAddr> {
+    /// TEST-NET-1: an address that nobody has.
+    const NOBODY: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(NOBODY).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
 /// Shared state.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -105,6 +154,10 @@ pub(crate) struct Shared {
     pub inboxes: Inboxes,
     /// Access logs.
     pub logs: LogSinks,
+    /// Log entries and spans on their way to collectors.
+    pub exports: Exports,
+    /// What access logs can say of the process.
+    pub process: ProcessFacts,
     /// Who we are.
     pub node: NodeIdentity,
     /// What metadata exchange and metrics say of us.
@@ -125,6 +178,8 @@ pub(crate) struct Shared {
     pub demand: Demand,
     /// Somebody asked the process to end.
     pub quit: Notify,
+    /// Somebody asked to fail health checks: answers end their connections until it is taken back.
+    pub health_failed: AtomicBool,
     /// The first configuration is complete and the workers serve it.
     pub live: AtomicBool,
     principal: ArcSwapOption<Str>,
@@ -149,6 +204,7 @@ impl Shared {
     /// The state of a proxy that has no configuration yet.
     pub(crate) fn new(
         node: NodeIdentity,
+        process: ProcessFacts,
         sockets: SocketDefaults,
         concurrency: usize,
     ) -> Arc<Self> {
@@ -165,9 +221,11 @@ impl Shared {
             overload: Arc::default(),
             inboxes: Inboxes::new(concurrency),
             logs: LogSinks::default(),
+            exports: Exports::default(),
             istio: Metrics::new(identity.workload.clone(), DEFAULT_MAX_SERIES),
             peers: PeerCache::default(),
             identity,
+            process,
             node,
             principal: ArcSwapOption::empty(),
             sockets,
@@ -176,6 +234,7 @@ impl Shared {
             updates: Updates::default(),
             demand: Demand::default(),
             quit: Notify::new(),
+            health_failed: AtomicBool::new(false),
             live: AtomicBool::new(false),
             drain: watch::channel(Drain::Off).0,
             next_connection: AtomicU64::new(1),

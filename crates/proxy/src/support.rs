@@ -1,6 +1,5 @@
 //! What configuration may ask for that is understood but not carried out yet: refused, never ignored.
 
-use meltemi_traffic::access::{AccessLog, LogSink};
 use meltemi_traffic::cluster::{Cluster, ClusterKind};
 use meltemi_traffic::hcm::RouteSource;
 use meltemi_traffic::listener::{Listener, ListenerFilterKind, NetworkFilterKind, Terminal};
@@ -28,10 +27,7 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
             .filter_map(|filter| network_filter(&filter.kind));
         network.chain(terminal(&chain.terminal))
     });
-    let missing = filters
-        .chain(inside)
-        .chain(logs(&listener.access_log))
-        .next();
+    let missing = filters.chain(inside).next();
     missing.map_or(Ok(()), |what| {
         Err(ApplyError::Unsupported {
             kind: "listener",
@@ -99,23 +95,12 @@ fn terminal(terminal: &Terminal) -> Option<&'static str> {
     match terminal {
         Terminal::Http(manager) if manager.local_reply.is_some() => Some("local_reply_config"),
         Terminal::Http(manager) => {
-            if let RouteSource::Inline(table) = &manager.routes
-                && let Some(what) = in_routes(table)
-            {
-                return Some(what);
-            }
-            logs(&manager.access_log).next()
+            let RouteSource::Inline(table) = &manager.routes else {
+                return None;
+            };
+            in_routes(table)
         }
         Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some("tcp_proxy tunneling_config"),
-        Terminal::Tcp(proxy) => logs(&proxy.access_log).next(),
-        Terminal::DirectResponse(_) | Terminal::Echo | Terminal::Close => None,
+        Terminal::Tcp(_) | Terminal::DirectResponse(_) | Terminal::Echo | Terminal::Close => None,
     }
-}
-
-fn logs(logs: &[AccessLog]) -> impl Iterator<Item = &'static str> {
-    logs.iter().filter_map(|log| match log.sink {
-        LogSink::Als { .. } => Some("a gRPC access log"),
-        LogSink::OpenTelemetry { .. } => Some("an OpenTelemetry access log"),
-        LogSink::File(_) | LogSink::Stdout | LogSink::Stderr => None,
-    })
 }

@@ -20,6 +20,7 @@ use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
 use meltemi_traffic::metadata::{Criteria, Metadata};
 use meltemi_traffic::rbac::AuthzFacts;
+use meltemi_traffic::tls::PeerIdentity;
 use meltemi_upstream::balance::Pick;
 use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::connect::ConnectError;
@@ -27,6 +28,7 @@ use meltemi_upstream::host::Host;
 use meltemi_upstream::outlier::Outcome;
 use meltemi_upstream::pool::{ConnFacts, ConnectionNeeds};
 use meltemi_upstream::stream::Stream;
+use meltemi_upstream::tls::TlsSession;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -53,6 +55,9 @@ struct Record {
     host: Option<Arc<Host>>,
     failure: Str,
     local: Option<std::net::SocketAddr>,
+    connection_id: u64,
+    session: Option<Arc<TlsSession>>,
+    peer: Option<Arc<PeerIdentity>>,
     attempts: u32,
     /// From the client, to the client.
     bytes: (u64, u64),
@@ -61,6 +66,12 @@ struct Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let of_listener = &self.info.listener.config.access_log;
+        if self.proxy.access_log.is_empty() && of_listener.is_empty() {
+            return;
+        }
+        let stream_id = crate::http::new_request_id();
+        let stream_id = String::from_utf8_lossy(&stream_id);
         let mut info = StreamInfo {
             start: self.started,
             duration: Some(self.clock.elapsed()),
@@ -70,7 +81,10 @@ impl Drop for Record {
             metadata: Some(&self.metadata),
             bytes_received: self.bytes.0,
             bytes_sent: self.bytes.1,
-            upstream_cluster_raw: &self.cluster_name,
+            upstream_connection_id: self.connection_id,
+            upstream_wire: self.bytes,
+            downstream_wire: self.bytes,
+            stream_id: &stream_id,
             upstream_failure: &self.failure,
             upstream_local: self.local,
             attempts: self.attempts,
@@ -80,9 +94,20 @@ impl Drop for Record {
         self.info.describe(&mut info);
         if let Some(cluster) = &self.cluster {
             info.upstream_cluster = cluster.stat_name();
+            info.upstream_cluster_raw = &self.cluster_name;
+            info.cluster_metadata = Some(&cluster.config.metadata);
         }
         if let Some(host) = &self.host {
             info.upstream_host = Some(&host.address);
+            info.upstream_hostname = &host.endpoint.hostname;
+            info.host_metadata = Some(&host.endpoint.metadata);
+        }
+        info.upstream_tls.peer = self.peer.as_deref();
+        if let Some(session) = &self.session {
+            info.upstream_tls.version = session.version;
+            info.upstream_tls.cipher = session.cipher;
+            info.upstream_tls.server_name = &session.server_name;
+            info.upstream_tls.local = session.local.as_deref();
         }
         let shared = &self.info.worker.shared;
         let listener = &self.info.listener.config.access_log;
@@ -90,7 +115,7 @@ impl Drop for Record {
             if !logs.is_empty() {
                 shared
                     .logs
-                    .record(logs, &info, Default::default(), fastrand::u64(..));
+                    .record(shared, logs, &info, Default::default(), fastrand::u64(..));
             }
         }
     }
@@ -113,6 +138,9 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         host: None,
         failure: Str::default(),
         local: None,
+        connection_id: 0,
+        session: None,
+        peer: None,
         attempts: 0,
         bytes: (0, 0),
         counted: None,
@@ -140,6 +168,9 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         return;
     };
     record.local = facts.local;
+    record.connection_id = facts.id;
+    record.session.clone_from(&facts.session);
+    record.peer.clone_from(&facts.peer);
     record.counted = count(&record, &facts);
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());

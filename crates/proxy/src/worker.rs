@@ -84,6 +84,9 @@ pub(crate) fn run(shared: Arc<Shared>, index: usize) -> io::Result<()> {
         });
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
         tokio::task::spawn_local(take_over(Rc::clone(&worker)));
+        if index == 0 {
+            tokio::task::spawn_local(crate::export::run(Rc::clone(&worker)));
+        }
         supervise(worker).await;
     });
     runtime.shutdown_background();

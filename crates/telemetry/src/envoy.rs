@@ -25,6 +25,16 @@ pub enum Scope<'a> {
     Process(&'a str),
 }
 
+/// What becomes a label of a Prometheus name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tags {
+    /// The tags of Istio's bootstrap (`use_all_default_tags: false`).
+    #[default]
+    Istio,
+    /// Envoy's own tags, whose names begin with `envoy_`.
+    Default,
+}
+
 /// Statistics as they are now.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -68,10 +78,13 @@ impl Stats {
     }
 
     /// Appends the Prometheus text of the names that `wanted` selects.
-    pub fn prometheus(&self, wanted: impl Fn(&str) -> bool, out: &mut String) {
+    pub fn prometheus(&self, tags: Tags, wanted: impl Fn(&str) -> bool, out: &mut String) {
         let mut families: BTreeMap<String, (Kind, String)> = BTreeMap::new();
         for (name, (kind, value)) in self.all.iter().filter(|(name, _)| wanted(name)) {
-            let (family, labels) = prometheus_name(name);
+            let (family, labels) = match tags {
+                Tags::Istio => prometheus_name(name),
+                Tags::Default => default_name(name),
+            };
             let (_, lines) = families
                 .entry(family.clone())
                 .or_insert_with(|| (*kind, String::new()));
@@ -160,6 +173,54 @@ pub fn prometheus_name(name: &str) -> (String, Vec<(&'static str, Cow<'_, str>)>
     (text, labels)
 }
 
+/// The Prometheus family and labels of a dotted name with Envoy's default tags.
+fn default_name(name: &str) -> (String, Vec<(&'static str, Cow<'_, str>)>) {
+    let mut labels: Vec<(&'static str, Cow<'_, str>)> = Vec::new();
+    let (scope, rest) = name.split_once('.').unwrap_or(("", name));
+    let label = match scope {
+        "cluster" => Some("envoy_cluster_name"),
+        "http" => Some("envoy_http_conn_manager_prefix"),
+        "tcp" => Some("envoy_tcp_prefix"),
+        "listener" => Some("envoy_listener_address"),
+        _ => None,
+    };
+    let found = match scope {
+        // An address has dots, but no lower-case word.
+        "listener" => rest
+            .find(|c: char| c.is_ascii_lowercase())
+            .map(|at| (rest[..at].trim_end_matches('.'), &rest[at..])),
+        _ => rest.split_once('.'),
+    };
+    let mut family = String::with_capacity(name.len() + 8);
+    let mut text = match (label, found) {
+        (Some(label), Some((instance, rest))) if !instance.is_empty() => {
+            labels.push((label, Cow::Borrowed(instance)));
+            format!("{scope}.{rest}")
+        }
+        _ => name.to_owned(),
+    };
+    if let Some(at) = text.rfind("_rq_") {
+        let tail = &text[at + 4..];
+        let first = tail.chars().next().filter(char::is_ascii_digit);
+        if let (Some(class), true) = (first, tail.len() == 3 && tail.ends_with("xx")) {
+            labels.insert(
+                0,
+                ("envoy_response_code_class", Cow::Owned(class.to_string())),
+            );
+            text.replace_range(at + 4..at + 5, "");
+        } else if tail.len() == 3 && tail.bytes().all(|byte| byte.is_ascii_digit()) {
+            labels.insert(0, ("envoy_response_code", Cow::Owned(tail.to_owned())));
+            text.truncate(at + 3);
+        }
+    }
+    family.push_str("envoy_");
+    family.extend(
+        text.chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }),
+    );
+    (family, labels)
+}
+
 /// Family, the instance with its label, and what remains.
 fn split(name: &str) -> (&str, Option<(&'static str, &str)>, &str) {
     let (family, rest) = name.split_once('.').unwrap_or(("", name));
@@ -188,6 +249,39 @@ fn split(name: &str) -> (&str, Option<(&'static str, &str)>, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn default_tags_are_envoys() {
+        let text = |name: &str| {
+            let (mut text, labels) = default_name(name);
+            for (label, value) in labels {
+                let _ = write!(text, " {label}={value}");
+            }
+            text
+        };
+        let table = [
+            (
+                "cluster.app.upstream_rq_2xx",
+                "envoy_cluster_upstream_rq_xx envoy_response_code_class=2 envoy_cluster_name=app",
+            ),
+            (
+                "cluster.app.external.upstream_rq_200",
+                "envoy_cluster_external_upstream_rq envoy_response_code=200 envoy_cluster_name=app",
+            ),
+            (
+                "http.test.downstream_rq_total",
+                "envoy_http_downstream_rq_total envoy_http_conn_manager_prefix=test",
+            ),
+            (
+                "listener.127.0.0.1_80.downstream_cx_total",
+                "envoy_listener_downstream_cx_total envoy_listener_address=127.0.0.1_80",
+            ),
+            ("server.live", "envoy_server_live"),
+        ];
+        for (name, wanted) in table {
+            assert_eq!(text(name), wanted);
+        }
+    }
 
     fn family(name: &str) -> String {
         let (mut text, labels) = prometheus_name(name);
@@ -260,6 +354,7 @@ mod tests {
         );
         let mut out = String::new();
         stats.prometheus(
+            Tags::Istio,
             |name| name.contains("xds-grpc") || name.contains("upstream_rq"),
             &mut out,
         );

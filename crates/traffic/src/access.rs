@@ -4,8 +4,10 @@
 //! read it. The heads stay apart, because a header mutation changes the head that its own format reads.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::collector::{AlsLog, OtelLog};
 use crate::endpoint::Address;
 use crate::flags::ResponseFlags;
 use crate::format::LogFormat;
@@ -76,6 +78,10 @@ pub struct StreamInfo<'a> {
     pub bytes_sent: u64,
     /// Bytes written to and read from the upstream connection.
     pub upstream_wire: (u64, u64),
+    /// Bytes read from and written to the client's connection.
+    pub downstream_wire: (u64, u64),
+    /// Number of the upstream connection; 0 is none.
+    pub upstream_connection_id: u64,
     /// The host.
     pub upstream_host: Option<&'a Address>,
     /// Name of the host.
@@ -92,6 +98,8 @@ pub struct StreamInfo<'a> {
     pub attempts: u32,
     /// Restored destination.
     pub downstream_local: Option<SocketAddr>,
+    /// The socket's own destination, where it differs from the restored one.
+    pub downstream_direct_local: Option<SocketAddr>,
     /// The client, after X-Forwarded-For or a PROXY header.
     pub downstream_remote: Option<SocketAddr>,
     /// The TCP peer.
@@ -116,6 +124,12 @@ pub struct StreamInfo<'a> {
     pub stream_id: &'a str,
     /// Trace id.
     pub trace_id: &'a str,
+    /// Span id.
+    pub span_id: &'a str,
+    /// The request was drawn for tracing; a trace that somebody asked for does not count.
+    pub traced: bool,
+    /// The request is a health check that the proxy answered.
+    pub health_check: bool,
     /// Body of a local reply.
     pub local_reply_body: &'a str,
     /// gRPC status, from trailers or derived.
@@ -132,6 +146,8 @@ pub struct StreamInfo<'a> {
     pub filter_state: &'a [(Str, Str)],
     /// Upstream filter state as text, by key.
     pub upstream_filter_state: &'a [(Str, Str)],
+    /// The process's environment, for `%ENVIRONMENT%`.
+    pub environment: &'a [(Str, Str)],
     /// This host's name.
     pub hostname: &'a str,
     /// Kind of log entry (`DownstreamEnd`...).
@@ -147,8 +163,10 @@ pub struct Tls<'a> {
     pub local: Option<&'a PeerIdentity>,
     /// `TLSv1.3`; empty without TLS.
     pub version: &'a str,
-    /// Cipher.
+    /// Cipher, by the name that OpenSSL gives it.
     pub cipher: &'a str,
+    /// Server name sent (upstream only).
+    pub server_name: &'a str,
 }
 
 /// Moments of an exchange, each since its start.
@@ -186,7 +204,7 @@ pub struct AccessLog {
 }
 
 /// Where log entries go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum LogSink {
     /// A file (`/dev/stdout` included).
     File(Str),
@@ -195,21 +213,9 @@ pub enum LogSink {
     /// Standard error.
     Stderr,
     /// Envoy's access log service.
-    Als {
-        /// Name of the log.
-        log_name: Str,
-        /// Cluster.
-        cluster: Str,
-        /// TCP entries.
-        tcp: bool,
-    },
+    Als(Arc<AlsLog>),
     /// OpenTelemetry logs.
-    OpenTelemetry {
-        /// Name of the log.
-        log_name: Str,
-        /// Cluster.
-        cluster: Str,
-    },
+    OpenTelemetry(Arc<OtelLog>),
 }
 
 /// Which exchanges are logged.
@@ -290,8 +296,8 @@ impl LogFilter {
                 let millis = info.duration.unwrap_or_default().as_millis();
                 op.holds(u64::try_from(millis).unwrap_or(u64::MAX), *value)
             }
-            Self::NotHealthCheck => true,
-            Self::Traceable => !info.trace_id.is_empty(),
+            Self::NotHealthCheck => !info.health_check,
+            Self::Traceable => info.traced,
             Self::Runtime(fraction) => fraction.hits(random),
             Self::And(all) => all.iter().all(|f| f.passes(info, heads, random)),
             Self::Or(any) => any.iter().any(|f| f.passes(info, heads, random)),
@@ -345,7 +351,6 @@ pub fn http_status_of_grpc(status: u32) -> u16 {
 #[must_use]
 pub fn grpc_status_of(code: Option<u16>) -> u32 {
     match code {
-        Some(200) => 0,
         Some(400) => 13,
         Some(401) => 16,
         Some(403) => 7,

@@ -1,16 +1,25 @@
 //! Response flags: why an exchange ended as it did, in Envoy's letters.
 
-/// A set of response flags.
+/// A set of response flags that remembers the order in which they were set: Envoy prints them so (`URX,UT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub struct ResponseFlags(u64);
+pub struct ResponseFlags {
+    bits: u64,
+    /// Six bits for each flag, its bit number plus one, the first flag lowest. Flags beyond [`REMEMBERED`] print last.
+    order: u64,
+}
+
+/// Bits of one entry of the order.
+const ENTRY: u32 = 6;
+/// Flags whose order is kept; an exchange has seldom more than three.
+const REMEMBERED: u32 = u64::BITS / ENTRY;
 
 macro_rules! flags {
     ($($bit:literal $name:ident $short:literal $long:literal $doc:literal;)*) => {
         impl ResponseFlags {
-            $(#[doc = $doc] pub const $name: Self = Self(1 << $bit);)*
+            $(#[doc = $doc] pub const $name: Self = Self { bits: 1 << $bit, order: $bit + 1 };)*
         }
-        /// Every flag in printing order: bit, short and long name.
-        const TABLE: &[(u64, &str, &str)] = &[$((1 << $bit, $short, $long)),*];
+        /// Every flag: bit number, short and long name.
+        const TABLE: &[(u32, &str, &str)] = &[$(($bit, $short, $long)),*];
     };
 }
 
@@ -49,46 +58,58 @@ flags! {
 
 impl ResponseFlags {
     /// No flag.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self { bits: 0, order: 0 };
 
     /// Adds flags.
     pub fn add(&mut self, other: Self) {
-        self.0 |= other.0;
+        if self.bits == 0 {
+            *self = other;
+            return;
+        }
+        let mut rest = other.order;
+        while rest != 0 {
+            let entry = rest & ((1 << ENTRY) - 1);
+            let count = (u64::BITS - self.order.leading_zeros()).div_ceil(ENTRY);
+            if self.bits & (1 << (entry - 1)) == 0 && count < REMEMBERED {
+                self.order |= entry << (count * ENTRY);
+            }
+            rest >>= ENTRY;
+        }
+        self.bits |= other.bits;
     }
 
     /// True when any flag of `other` is set.
     #[must_use]
     pub fn any_of(self, other: Self) -> bool {
-        self.0 & other.0 != 0
+        self.bits & other.bits != 0
     }
 
     /// True when no flag is set.
     #[must_use]
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 
     /// The set's bits, as a cheap map key.
     #[must_use]
     pub fn bits(self) -> u64 {
-        self.0
+        self.bits
     }
 
     /// The flag with this short name.
     #[must_use]
     pub fn from_short(name: &str) -> Option<Self> {
-        TABLE
-            .iter()
-            .find(|(_, short, _)| *short == name)
-            .map(|(bits, ..)| Self(*bits))
+        let (bit, ..) = TABLE.iter().find(|(_, short, _)| *short == name)?;
+        Some(Self {
+            bits: 1 << bit,
+            order: u64::from(bit + 1),
+        })
     }
 
     /// Calls `each` with the short name of every set flag.
     pub fn for_each_short(self, mut each: impl FnMut(&'static str)) {
-        for (bit, short, _) in TABLE {
-            if self.0 & bit != 0 {
-                each(short);
-            }
+        for (_, short, _) in self.entries() {
+            each(short);
         }
     }
 
@@ -104,11 +125,23 @@ impl ResponseFlags {
         self.join(|entry| entry.2)
     }
 
+    /// The flags in the order in which they were set, then those whose order is not known.
+    fn entries(self) -> impl Iterator<Item = &'static (u32, &'static str, &'static str)> {
+        let position = move |n: u32| (self.order >> (n * ENTRY)) & ((1 << ENTRY) - 1);
+        let find = move |bit: u64| TABLE.iter().find(move |(have, ..)| u64::from(*have) == bit);
+        let known = (0..REMEMBERED).filter_map(move |n| find(position(n).checked_sub(1)?));
+        let listed = (0..REMEMBERED)
+            .filter_map(move |n| position(n).checked_sub(1))
+            .fold(0_u64, |all, bit| all | 1 << bit);
+        let left = self.bits & !listed;
+        known.chain(TABLE.iter().filter(move |(bit, ..)| left & (1 << bit) != 0))
+    }
+
     fn join(
         self,
-        name: impl Fn(&(u64, &'static str, &'static str)) -> &'static str,
+        name: impl Fn(&(u32, &'static str, &'static str)) -> &'static str,
     ) -> std::borrow::Cow<'static, str> {
-        let mut set = TABLE.iter().filter(|(bit, ..)| self.0 & bit != 0);
+        let mut set = self.entries();
         let Some(first) = set.next() else {
             return "-".into();
         };
@@ -126,8 +159,9 @@ impl ResponseFlags {
 
 impl std::ops::BitOr for ResponseFlags {
     type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    fn bitor(mut self, other: Self) -> Self {
+        self.add(other);
+        self
     }
 }
 
@@ -136,14 +170,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_print_in_envoys_order() {
-        let flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED
+    fn flags_print_in_the_order_in_which_they_were_set() {
+        let mut flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED
             | ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
-        assert_eq!(flags.short(), "UF,URX");
+        flags.add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        flags.add(ResponseFlags::DELAY_INJECTED | ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        assert_eq!(flags.short(), "URX,UF,DI");
+        assert_eq!(
+            flags.long(),
+            "UpstreamRetryLimitExceeded,UpstreamConnectionFailure,DelayInjected"
+        );
         assert_eq!(ResponseFlags::NONE.short(), "-");
         assert_eq!(
             ResponseFlags::from_short("NR"),
             Some(ResponseFlags::NO_ROUTE_FOUND)
         );
+    }
+
+    #[test]
+    fn all_flags_at_once_are_all_printed() {
+        let all = TABLE
+            .iter()
+            .fold(ResponseFlags::NONE, |all, (_, short, _)| {
+                all | ResponseFlags::from_short(short).unwrap()
+            });
+        assert_eq!(all.short().split(',').count(), TABLE.len());
     }
 }

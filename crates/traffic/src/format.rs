@@ -3,6 +3,8 @@
 //! Text is parsed once, when the configuration is made; rendering appends to a caller's buffer and allocates nothing
 //! else for the common operators.
 
+mod json;
+mod operators;
 mod parse;
 mod render;
 mod time;
@@ -66,36 +68,107 @@ pub enum JsonNode {
 pub enum Operator {
     /// Start time.
     StartTime(TimeFormat),
+    /// Time at which the entry is written.
+    EmitTime(TimeFormat),
+    /// Start or end of the validity of the client's (false) or upstream's (true) certificate.
+    Validity(bool, Bound, TimeFormat),
     /// Request header with an alternative; true: without query.
     Request(Option<Field>, Option<Field>, bool),
-    /// Response header with an alternative.
-    Response(Option<HeaderName>, Option<HeaderName>),
+    /// Response header with an alternative; true: without query.
+    Response(ResponseField, Option<ResponseField>, bool),
     /// Response trailer with an alternative.
     Trailer(Option<HeaderName>, Option<HeaderName>),
     /// Path; true: with query; the second says whether the original, the present, or the original if there is one.
     Path(bool, PathKind),
-    /// A query parameter.
+    /// A query parameter, decoded.
     Query(Str),
+    /// The whole query; true: decoded.
+    Queries(bool),
     /// Anything without arguments.
     Simple(Simple),
+    /// An address without its port, as a block of this prefix length.
+    Masked(AddressOf, u8),
     /// Dynamic, route, cluster or host metadata.
     Metadata(MetadataOf, Str, Vec<Str>),
     /// Filter state; true: upstream's.
-    FilterState(bool, Str),
+    FilterState(bool, Str, StateStyle),
     /// gRPC status as `CAMEL_STRING`, `SNAKE_STRING` or `NUMBER`.
     GrpcStatus(GrpcStyle),
     /// Time between two moments in a unit.
     CommonDuration(Moment, Moment, TimeUnit),
-    /// A constant found at configuration time.
-    Constant(Str),
+    /// The server name: SNI, or the request's host first.
+    ServerName(ServerNameOrder),
+    /// An environment variable of the process.
+    Environment(Str),
 }
 
-/// Which path.
+/// A field of a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResponseField {
+    /// `:status`.
+    Status,
+    /// A header.
+    Name(HeaderName),
+    /// A pseudo header that no response has.
+    Absent,
+}
+
+/// An end of a validity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Not before.
+    Start,
+    /// Not after.
+    End,
+}
+
+/// Which address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressOf {
+    /// The host.
+    UpstreamHost,
+    /// The other end of the upstream connection.
+    UpstreamRemote,
+    /// Our end of the upstream connection.
+    UpstreamLocal,
+    /// The restored destination.
+    DownstreamLocal,
+    /// The socket's own destination.
+    DownstreamDirectLocal,
+    /// The client.
+    DownstreamRemote,
+    /// The TCP peer.
+    DownstreamDirectRemote,
+}
+
+/// How filter state prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateStyle {
+    /// As JSON where it has a structure, else as text.
+    Typed,
+    /// As text.
+    Plain,
+    /// One field of it.
+    Field(Str),
+}
+
+/// Where the server name comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerNameOrder {
+    /// SNI only.
+    SniOnly,
+    /// SNI, else the host.
+    SniFirst(PathKind),
+    /// The host, else SNI.
+    HostFirst(PathKind),
+}
+
+/// Which path, or host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathKind {
-    /// x-envoy-original-path.
+    /// x-envoy-original-path (x-envoy-original-host).
     Original,
-    /// `:path`.
+    /// `:path` (`:authority`).
     Present,
     /// The original if there is one.
     OriginalOrPresent,
@@ -128,6 +201,20 @@ pub enum GrpcStyle {
 /// Moments of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
+    /// `DS_CX_BEG`
+    ConnectionStart,
+    /// `DS_CX_END`
+    ConnectionEnd,
+    /// `DS_HS_END`
+    HandshakeEnd,
+    /// `US_CX_BEG`
+    UpstreamConnectStart,
+    /// `US_CX_END`
+    UpstreamConnectEnd,
+    /// `US_HS_END`
+    UpstreamHandshakeEnd,
+    /// A name that nothing sets.
+    Never,
     /// `DS_RX_BEG`
     Start,
     /// `DS_RX_END`
@@ -168,23 +255,46 @@ pub enum Part {
     Port,
 }
 
+/// A fact of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each variant is the ending of the operator's name"
+)]
+pub enum PeerField {
+    UriSan,
+    DnsSan,
+    IpSan,
+    EmailSan,
+    Subject,
+    Issuer,
+    Serial,
+    Fingerprint256,
+    Fingerprint1,
+    Cert,
+}
+
 /// Operators without arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the operator of the same name")]
 pub enum Simple {
     Protocol,
     UpstreamProtocol,
-    Method,
-    Scheme,
     ResponseCode,
     ResponseCodeDetails,
+    ResponseCodeDetailsSpaced,
     ResponseFlags,
     ResponseFlagsLong,
+    CustomFlags,
     ConnectionTerminationDetails,
     BytesReceived,
     BytesSent,
+    BytesRetransmitted,
+    PacketsRetransmitted,
     UpstreamWireBytesSent,
     UpstreamWireBytesReceived,
+    DownstreamWireBytesSent,
+    DownstreamWireBytesReceived,
     Duration,
     RequestDuration,
     RequestTxDuration,
@@ -193,44 +303,40 @@ pub enum Simple {
     RoundtripDuration,
     DownstreamHandshakeDuration,
     UpstreamConnectionPoolReadyDuration,
-    UpstreamHost(Part),
-    UpstreamHostName,
+    Address(AddressOf, Part),
+    UpstreamHostName(Part),
+    UpstreamConnectionId,
     UpstreamCluster,
     UpstreamClusterRaw,
-    UpstreamLocalAddress(Part),
+    UpstreamServerName,
     UpstreamTransportFailureReason,
     UpstreamRequestAttemptCount,
-    UpstreamPeerUriSan,
-    UpstreamPeerDnsSan,
-    UpstreamPeerSubject,
-    UpstreamPeerIssuer,
+    UpstreamPeer(PeerField),
+    UpstreamLocal(PeerField),
     UpstreamTlsVersion,
     UpstreamTlsCipher,
-    DownstreamLocalAddress(Part),
-    DownstreamRemoteAddress(Part),
-    DownstreamDirectRemoteAddress(Part),
     DownstreamTransportFailureReason,
-    DownstreamPeerUriSan,
-    DownstreamPeerDnsSan,
-    DownstreamPeerSubject,
-    DownstreamPeerIssuer,
-    DownstreamPeerSerial,
-    DownstreamPeerFingerprint256,
-    DownstreamLocalUriSan,
-    DownstreamLocalDnsSan,
-    DownstreamLocalSubject,
+    DownstreamPeer(PeerField),
+    DownstreamLocal(PeerField),
     DownstreamTlsVersion,
     DownstreamTlsCipher,
-    RequestedServerName,
     RouteName,
     VirtualClusterName,
     FilterChainName,
     ConnectionId,
     StreamId,
+    UniqueId,
     TraceId,
+    SpanId,
     Hostname,
     LocalReplyBody,
     AccessLogType,
+    /// The endpoint id of an internal address: others print nothing.
+    EndpointId,
+    /// The same of the upstream, once there is a connection.
+    UpstreamEndpointId,
+    /// What this proxy never has a value for (`TLS_JA3_FINGERPRINT`).
+    Unset,
 }
 
 impl Format {
@@ -271,7 +377,7 @@ impl Format {
                         out.extend_from_slice(unset.as_bytes());
                     }
                     if let Some(limit) = limit {
-                        out.truncate(out.len().min(start + limit));
+                        out.truncate(out.len().min(start.saturating_add(*limit)));
                     }
                 }
             }
@@ -284,6 +390,21 @@ impl Format {
         let mut out = Vec::new();
         self.render(info, heads, "-", &mut out);
         String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+impl StreamInfo<'_> {
+    /// A metadata value as text: strings bare, the rest as JSON.
+    #[must_use]
+    pub fn metadata_text(
+        &self,
+        whose: MetadataOf,
+        namespace: &str,
+        path: &[Str],
+    ) -> Option<String> {
+        let value = render::metadata_value(whose, namespace, path, self)?;
+        let mut out = Vec::new();
+        render::plain(value, &mut out).then(|| String::from_utf8_lossy(&out).into_owned())
     }
 }
 
@@ -315,7 +436,7 @@ impl LogFormat {
                 line.render(info, heads, if *omit_empty { "" } else { "-" }, out)
             }
             Self::Json { root, omit_empty } => {
-                render::json(root, info, heads, *omit_empty, out);
+                json::object(root, info, heads, *omit_empty, out);
                 out.push(b'\n');
             }
         }
@@ -436,6 +557,13 @@ mod tests {
             "%START_TIME",
             "%DURATION(x)%",
             "50%",
+            "%METHOD%",
+            "%PROTOCOL:3%",
+            "%CLUSTER_METADATA(a):3%",
+            "%REQ(a?b?c)%",
+            "%PATH(ORIG)%",
+            "%FILTER_STATE(a:FIELD)%",
+            "%ROUTE_RESOLUTION_COUNT%",
         ] {
             assert!(Format::parse(bad).is_err(), "{bad}");
         }
@@ -466,5 +594,80 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "{\"code\":200,\"flags\":\"-\",\"text\":\"200!\\\"\",\"none\":null}\n"
         );
+    }
+
+    #[test]
+    fn every_operator_of_the_default_lines_and_its_neighbours_parses() {
+        for good in [
+            "%DURATION()%",
+            "%REQUEST_HEADER(a?b):7%",
+            "%RESPONSE_TRAILER(grpc-status)%",
+            "%PATH(NQ:ORIG)%",
+            "%QUERY_PARAMS(DECODED)%",
+            "%COMMON_DURATION(DS_CX_BEG:US_HS_END:ns)%",
+            "%DOWNSTREAM_PEER_CERT_V_START(%Y-%m)%",
+            "%REQUESTED_SERVER_NAME(HOST_FIRST:ORIG)%",
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(24)%",
+            "%FILTER_STATE(wasm.x:FIELD:y):9%",
+            "%REQ(a%)%",
+        ] {
+            assert!(Format::parse(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn empty_headers_print_nothing_and_absent_ones_a_dash() {
+        let request = SimpleRequest::get("a", "/p?e=&p=%41%2Bz").with("x-e", "");
+        let heads = Heads {
+            request: Some(&request),
+            ..Heads::default()
+        };
+        let text = |f: &str| {
+            Format::parse(f)
+                .unwrap()
+                .to_text(&StreamInfo::default(), heads)
+        };
+        assert_eq!(text("%REQ(x-e)%|%REQ(x-none)%"), "|-");
+        assert_eq!(
+            text("%QUERY_PARAM(e)%|%QUERY_PARAM(p)%|%QUERY_PARAM(q)%"),
+            "|A+z|-"
+        );
+        assert_eq!(
+            text("%QUERY_PARAMS%|%QUERY_PARAMS(DECODED)%"),
+            "e=&p=%41%2Bz|e=&p=A+z"
+        );
+    }
+
+    #[test]
+    fn a_masked_address_is_the_block_it_lies_in() {
+        let info = StreamInfo {
+            downstream_remote: Some(SocketAddr::from(([10, 1, 2, 3], 4))),
+            ..StreamInfo::default()
+        };
+        let text = Format::parse("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%")
+            .unwrap()
+            .to_text(&info, Heads::default());
+        assert_eq!(text, "10.1.0.0/16");
+    }
+
+    #[test]
+    fn omitted_values_take_their_keys_and_empty_containers_with_them() {
+        let node = |text: &str| JsonNode::Format(Format::parse(text).unwrap());
+        let none = || node("%REQ(x)%");
+        let format = LogFormat::Json {
+            root: JsonNode::Object(vec![
+                ("a".into(), none()),
+                (
+                    "l".into(),
+                    JsonNode::List(vec![none(), node("%RESPONSE_CODE%")]),
+                ),
+                ("o".into(), JsonNode::Object(vec![("x".into(), none())])),
+                ("z".into(), JsonNode::Format(Format::literal(""))),
+            ]),
+            omit_empty: true,
+        };
+        let mut out = Vec::new();
+        format.render(&StreamInfo::default(), Heads::default(), &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "{\"l\":[0],\"z\":\"\"}\n");
     }
 }

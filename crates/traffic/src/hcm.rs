@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 
-use crate::access::AccessLog;
+use crate::access::{AccessLog, Heads, StreamInfo};
+use crate::collector::{OpenTelemetry, Zipkin};
 use crate::cors::CorsPolicy;
 use crate::discovery::{Reference, Source};
 use crate::ext_authz::{ExtAuthz, ExtAuthzPerRoute};
 use crate::fault::Fault;
-use crate::format::Format;
+use crate::format::{Format, MetadataOf};
 use crate::jwt::{JwtAuthn, JwtPerRoute};
 use crate::matcher::Cidr;
 use crate::mutation::HeaderOp;
@@ -309,46 +310,52 @@ pub enum TagSource {
     RequestHeader(HeaderName, Str),
     /// Environment variable with its default.
     Environment(Str, Str),
+    /// Metadata with its default.
+    Metadata(MetadataOf, Str, Vec<Str>, Str),
     /// A format.
     Format(Format),
+}
+
+impl TagSource {
+    /// The tag's value; `None` leaves the tag out.
+    #[must_use]
+    pub fn value(&self, info: &StreamInfo<'_>, heads: Heads<'_>) -> Option<String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let or_default = |found: Option<String>, default: &Str| {
+            found
+                .or_else(|| Some(default.to_string()))
+                .filter(|value| !value.is_empty())
+        };
+        match self {
+            Self::Literal(value) => Some(value.to_string()),
+            Self::RequestHeader(name, default) => {
+                let found = heads
+                    .request
+                    .and_then(|request| request.get(name))
+                    .map(text);
+                or_default(found, default)
+            }
+            Self::Environment(name, default) => {
+                let found = info.environment.iter().find(|(have, _)| have == name);
+                or_default(found.map(|(_, value)| value.to_string()), default)
+            }
+            Self::Metadata(whose, namespace, path, default) => {
+                or_default(info.metadata_text(*whose, namespace, path), default)
+            }
+            Self::Format(format) => {
+                Some(format.to_text(info, heads)).filter(|value| !value.is_empty())
+            }
+        }
+    }
 }
 
 /// Where spans go.
 #[derive(Debug, Clone)]
 pub enum TraceProvider {
-    /// Zipkin v2 JSON.
-    Zipkin {
-        /// Cluster of the collector.
-        cluster: Str,
-        /// Path.
-        path: Str,
-        /// `Host`.
-        hostname: Str,
-        /// Spans of client and server share an id.
-        shared_span_context: bool,
-        /// 128-bit ids.
-        trace_id_128bit: bool,
-        /// W3C headers are read and sent too.
-        w3c: bool,
-    },
-    /// OTLP over gRPC.
-    OpenTelemetryGrpc {
-        /// Cluster.
-        cluster: Str,
-        /// `:authority`; empty is the cluster.
-        authority: Str,
-        /// `service.name`.
-        service_name: Str,
-    },
-    /// OTLP over HTTP.
-    OpenTelemetryHttp {
-        /// Cluster.
-        cluster: Str,
-        /// URI.
-        uri: Str,
-        /// `service.name`.
-        service_name: Str,
-    },
+    /// Zipkin.
+    Zipkin(Arc<Zipkin>),
+    /// OpenTelemetry.
+    OpenTelemetry(Arc<OpenTelemetry>),
 }
 
 /// Formats of local replies.

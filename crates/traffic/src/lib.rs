@@ -10,6 +10,7 @@ pub mod balance;
 pub mod breaker;
 pub mod chain;
 pub mod cluster;
+pub mod collector;
 pub mod config;
 pub mod cors;
 pub mod discovery;
@@ -38,6 +39,7 @@ pub mod rewrite;
 pub mod route;
 pub mod select;
 pub mod tls;
+pub mod trace;
 
 pub use arcstr::ArcStr as Str;
 pub use config::RuntimeConfig;

@@ -1,5 +1,6 @@
 //! TLS contexts and secrets as configuration: what is asked, never the keys' use.
 
+use base64::Engine as _;
 use bytes::Bytes;
 
 use crate::Str;
@@ -228,15 +229,73 @@ pub struct PeerIdentity {
     pub issuer: Str,
     /// Serial number, hex.
     pub serial: Str,
+    /// IP SANs in order.
+    pub ip_sans: Vec<Str>,
+    /// Email SANs in order.
+    pub email_sans: Vec<Str>,
     /// SHA-256 of the certificate's DER, hex.
     pub fingerprint_256: Str,
+    /// SHA-1 of the certificate's DER, hex.
+    pub fingerprint_1: Str,
+    /// Start of the validity, seconds since the epoch.
+    pub not_before: u64,
+    /// End of the validity, seconds since the epoch.
+    pub not_after: u64,
+    /// The certificate's DER.
+    pub der: Bytes,
     /// Verified against trust anchors.
     pub validated: bool,
+}
+
+impl PeerIdentity {
+    /// The certificate as PEM, percent-encoded as Envoy does; empty when it was not kept.
+    #[must_use]
+    pub fn url_encoded_pem(&self) -> String {
+        const LINE: usize = 64;
+        if self.der.is_empty() {
+            return String::new();
+        }
+        let body = base64::engine::general_purpose::STANDARD.encode(&self.der);
+        let mut out = String::with_capacity(body.len() + body.len() / 8 + 80);
+        out.push_str("-----BEGIN%20CERTIFICATE-----%0A");
+        for (position, c) in body.chars().enumerate() {
+            if position > 0 && position % LINE == 0 {
+                out.push_str("%0A");
+            }
+            match c {
+                '+' => out.push_str("%2B"),
+                '/' => out.push_str("%2F"),
+                '=' => out.push_str("%3D"),
+                c => out.push(c),
+            }
+        }
+        out.push_str("%0A-----END%20CERTIFICATE-----%0A");
+        out
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_prints_as_encoded_pem() {
+        let peer = PeerIdentity {
+            der: Bytes::from(vec![0xfb; 49]),
+            ..PeerIdentity::default()
+        };
+        let text = peer.url_encoded_pem();
+        assert!(
+            text.starts_with("-----BEGIN%20CERTIFICATE-----%0A%2B%2Fv7"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("%2Bw%3D%3D%0A-----END%20CERTIFICATE-----%0A"),
+            "{text}"
+        );
+        assert_eq!(text.matches("%0A").count(), 4);
+        assert_eq!(PeerIdentity::default().url_encoded_pem(), "");
+    }
 
     #[test]
     fn any_san_that_any_matcher_accepts_passes() {

@@ -51,6 +51,11 @@ macro_rules! counters {
             pub fn for_each(&self, mut each: impl FnMut(&'static str, u64)) {
                 $(each($label, self.$field.load(Ordering::Relaxed));)*
             }
+
+            /// Sets all to zero.
+            pub fn reset(&self) {
+                $(self.$field.store(0, Ordering::Relaxed);)*
+            }
         }
     };
 }
@@ -101,11 +106,51 @@ impl ClusterStats {
     }
 }
 
+/// Responses by status; the table is made with the first of them, because most clusters of a mesh see none.
+#[derive(Debug, Default)]
+pub struct StatusCounts(std::sync::OnceLock<Box<[AtomicU64]>>);
+
+impl StatusCounts {
+    /// Statuses from 100 to 599.
+    const STATUSES: usize = 500;
+
+    /// Counts a response.
+    pub fn add(&self, status: u16) {
+        let table = self.0.get_or_init(|| {
+            let zeros = (0..Self::STATUSES).map(|_| AtomicU64::new(0));
+            zeros.collect()
+        });
+        let at = usize::from(status).wrapping_sub(100);
+        if let Some(counter) = table.get(at) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Calls `each` with every status that was seen and its count.
+    pub fn for_each(&self, mut each: impl FnMut(usize, u64)) {
+        for (at, counter) in self.0.get().into_iter().flatten().enumerate() {
+            let count = counter.load(Ordering::Relaxed);
+            if count > 0 {
+                each(at + 100, count);
+            }
+        }
+    }
+
+    /// Sets all to zero.
+    pub fn reset(&self) {
+        for counter in self.0.get().into_iter().flatten() {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What outlives a cluster's configuration.
 #[derive(Debug, Default)]
 pub struct ClusterState {
     /// Breakers for default and high priority.
     breakers: [Breaker; 2],
+    /// Responses by status, to requests from outside and from inside the mesh.
+    statuses: [StatusCounts; 2],
     /// Hosts by dialled address, with all that is known of them. Held while a set of hosts is replaced.
     hosts: parking_lot::Mutex<HashMap<Target, Arc<HostState>>>,
     /// Outlier detection.
@@ -188,6 +233,11 @@ impl Cluster {
             state,
             transports,
         })
+    }
+
+    /// Responses by status, to internal requests or to others.
+    pub fn statuses(&self, internal: bool) -> &StatusCounts {
+        &self.state.statuses[usize::from(internal)]
     }
 
     /// The breaker of a priority.

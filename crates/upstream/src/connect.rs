@@ -244,12 +244,8 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
 
 fn socket_error(error: &io::Error) -> ConnectError {
     let text = error.to_string();
-    let reason = text
-        .split(" (os error")
-        .next()
-        .unwrap_or(&text)
-        .replace(' ', "_");
-    ConnectError::Socket(format!("delayed_connect_error:_{reason}").into())
+    let reason = text.split(" (os error").next().unwrap_or(&text);
+    ConnectError::Socket(format!("delayed connect error: {reason}").into())
 }
 
 fn tls_error(error: &TlsError) -> ConnectError {

@@ -186,6 +186,7 @@ impl Exchange {
                     request.path
                 };
                 lease.conn().set_spelling(request.case.cloned());
+                lease.conn().take_wire();
                 lease.conn().send_request(
                     request.method,
                     target,
@@ -337,6 +338,14 @@ impl Exchange {
                 .poll_flush(cx)
                 .map_err(|_| StreamError::Terminated),
             Kind::Http2(stream) => stream.send.poll_flush(cx).map_err(StreamError::from),
+        }
+    }
+
+    /// Bytes sent to and received from the upstream so far; HTTP/2 shares its connection and does not say.
+    pub fn take_wire(&mut self) -> (u64, u64) {
+        match &mut self.0 {
+            Kind::Http1 { lease, .. } => lease.conn().take_wire(),
+            Kind::Http2(_) => (0, 0),
         }
     }
 

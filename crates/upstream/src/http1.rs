@@ -69,6 +69,8 @@ pub struct Conn {
     spelling: Option<Arc<HeaderCase>>,
     /// Of our responses.
     version: Version,
+    /// Bytes read since [`Conn::take_wire`].
+    received: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,7 @@ impl Conn {
             proper_case: false,
             spelling: None,
             version: Version::Http11,
+            received: 0,
         }
     }
 
@@ -128,6 +131,13 @@ impl Conn {
     /// The stream and the bytes read ahead of it, to hand the connection to another protocol.
     pub fn into_parts(self) -> (Stream, Bytes) {
         (self.stream, self.input.freeze())
+    }
+
+    /// Bytes sent and received since the last call; what was read ahead counts for the next one.
+    pub fn take_wire(&mut self) -> (u64, u64) {
+        let ahead = self.input.len() as u64;
+        let received = std::mem::replace(&mut self.received, ahead);
+        (self.output.take_total(), received.saturating_sub(ahead))
     }
 
     /// True when nothing is left over from the last exchange and the peer said nothing since.
@@ -168,6 +178,7 @@ impl Conn {
             }))?
         };
         self.last_read = count;
+        self.received += count as u64;
         self.eof |= count == 0;
         Poll::Ready(Ok(count))
     }

@@ -24,6 +24,8 @@ pub struct Output {
     queue: VecDeque<Bytes>,
     tail: BytesMut,
     waiting: usize,
+    /// Everything appended since it was last asked for.
+    total: u64,
     unflushed: bool,
 }
 
@@ -32,12 +34,15 @@ impl Output {
     pub fn encode(&mut self, write: impl FnOnce(&mut BytesMut)) {
         let before = self.tail.len();
         write(&mut self.tail);
-        self.waiting += self.tail.len() - before;
+        let more = self.tail.len() - before;
+        self.waiting += more;
+        self.total += more as u64;
     }
 
     /// Appends bytes, by reference when they are many.
     pub fn push(&mut self, bytes: Bytes) {
         self.waiting += bytes.len();
+        self.total += bytes.len() as u64;
         if bytes.len() < COPY_BELOW {
             self.tail.extend_from_slice(&bytes);
             return;
@@ -51,6 +56,11 @@ impl Output {
     /// Bytes not yet accepted by the stream.
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Bytes appended since the last call.
+    pub fn take_total(&mut self) -> u64 {
+        std::mem::take(&mut self.total)
     }
 
     /// True when the source should pause.

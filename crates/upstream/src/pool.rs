@@ -26,14 +26,14 @@ use tokio::time::Instant;
 
 use crate::balance::Pick;
 use crate::breaker::{Breaker, Gauge};
-use crate::cluster::{Cluster, Transport};
+use crate::cluster::{Cluster, Transport, next_id};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
 use crate::gather::gather;
 use crate::host::Host;
 use crate::http1::Conn;
 use crate::keepalive::KeepAlive;
 use crate::stream::Stream;
-use crate::tls::peer_identity;
+use crate::tls::{TlsSession, peer_identity};
 
 /// Windows of HTTP/2 connections where the configuration says nothing. Envoy offers 16 MiB; a stream's window is
 /// memory that a fast upstream can fill while its client is slow, so ours stay below the growth that one stream may cause.
@@ -75,12 +75,16 @@ struct Key {
 /// Facts of a connection for logs and statistics.
 #[derive(Debug)]
 pub struct ConnFacts {
+    /// Number of the connection in this process.
+    pub id: u64,
     /// Our address.
     pub local: Option<std::net::SocketAddr>,
     /// TLS is on.
     pub tls: bool,
+    /// What logs can say of the TLS session.
+    pub session: Option<Arc<TlsSession>>,
     /// The peer's verified identity.
-    pub peer: Option<PeerIdentity>,
+    pub peer: Option<Arc<PeerIdentity>>,
     /// When it was made.
     born: Instant,
     /// The host's [`drains`](crate::host::HostState::drains) then.
@@ -458,9 +462,17 @@ impl Pools {
                 host.state.cx_total.fetch_add(1, Ordering::Relaxed);
                 let peer = stream.tls().and_then(|state| peer_identity(state, true));
                 let facts = ConnFacts {
+                    id: next_id(),
+                    session: stream.tls().map(|state| {
+                        Arc::new(TlsSession::new(
+                            state,
+                            transport.tls.as_ref(),
+                            needs.sni.as_ref(),
+                        ))
+                    }),
                     local: stream.socket().local_addr(),
                     tls: stream.tls().is_some(),
-                    peer,
+                    peer: peer.map(Arc::new),
                     born: Instant::now(),
                     drains,
                     _active: active,

@@ -5,9 +5,11 @@
 //! verifies chains and names and reports the peer's identity.
 
 mod identity;
+mod session;
 mod verify;
 
 pub use identity::peer_identity;
+pub use session::{TlsSession, openssl_cipher, version_name};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,7 +129,7 @@ pub struct ServerContext {
     settings: Arc<DownstreamTls>,
     secrets: Arc<SecretStore>,
     built: Mutex<Option<(u64, Arc<ServerConfig>)>>,
-    local: Mutex<Option<(u64, Option<Arc<PeerIdentity>>)>>,
+    local: OwnIdentity,
 }
 
 impl ServerContext {
@@ -137,7 +139,7 @@ impl ServerContext {
             settings,
             secrets,
             built: Mutex::new(None),
-            local: Mutex::new(None),
+            local: OwnIdentity::default(),
         }
     }
 
@@ -165,24 +167,7 @@ impl ServerContext {
 
     /// Who we say we are: the identity in the first certificate.
     pub fn local_identity(&self) -> Option<Arc<PeerIdentity>> {
-        let version = self.secrets.version();
-        let mut local = self.local.lock();
-        if let Some((at, identity)) = &*local
-            && *at == version
-        {
-            return identity.clone();
-        }
-        let key = self
-            .settings
-            .common
-            .certificates
-            .first()
-            .and_then(|source| certified_key(source, &self.secrets).ok());
-        let identity = key
-            .and_then(|key| identity::read(key.cert.first()?))
-            .map(Arc::new);
-        *local = Some((version, identity.clone()));
-        identity
+        self.local.get(&self.settings.common, &self.secrets)
     }
 
     /// Client certificates are verified against trust anchors.
@@ -237,6 +222,7 @@ pub struct ClientContext {
     settings: Arc<UpstreamTls>,
     secrets: Arc<SecretStore>,
     built: Mutex<Option<(u64, Arc<ClientConfig>)>>,
+    local: OwnIdentity,
 }
 
 impl ClientContext {
@@ -246,12 +232,18 @@ impl ClientContext {
             settings,
             secrets,
             built: Mutex::new(None),
+            local: OwnIdentity::default(),
         }
     }
 
     /// What it was made from.
     pub fn settings(&self) -> &UpstreamTls {
         &self.settings
+    }
+
+    /// Who we say we are: the identity in the first certificate.
+    pub fn local_identity(&self) -> Option<Arc<PeerIdentity>> {
+        self.local.get(&self.settings.common, &self.secrets)
     }
 
     /// The configuration for the next handshake.
@@ -374,6 +366,29 @@ fn check_validation(validation: &Validation) -> Result<(), TlsError> {
     match &validation.trusted_ca {
         Some(anchors) => load_roots(anchors).map(|_| ()),
         None => Ok(()),
+    }
+}
+
+/// The identity in a context's own certificate, read once for each state of the secrets.
+#[derive(Debug, Default)]
+struct OwnIdentity(Mutex<Option<(u64, Option<Arc<PeerIdentity>>)>>);
+
+impl OwnIdentity {
+    fn get(&self, common: &TlsCommon, secrets: &SecretStore) -> Option<Arc<PeerIdentity>> {
+        let version = secrets.version();
+        let mut known = self.0.lock();
+        if let Some((at, identity)) = &*known
+            && *at == version
+        {
+            return identity.clone();
+        }
+        let source = common.certificates.first();
+        let key = source.and_then(|source| certified_key(source, secrets).ok());
+        let identity = key
+            .and_then(|key| identity::read(key.cert.first()?))
+            .map(Arc::new);
+        *known = Some((version, identity.clone()));
+        identity
     }
 }
 

@@ -917,15 +917,16 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     skip_xff_append via generate_request_id preserve_external_request_id \
                     always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details \
                     proxy_100_continue upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action \
-                    strip_matching_host_port strip_any_host_port strip_trailing_host_dot",
-        not_yet: "tracing drain_timeout access_log_flush_interval \
-                    stream_error_on_invalid_http_message request_id_extension",
+                    strip_matching_host_port strip_any_host_port strip_trailing_host_dot tracing \
+                    flush_access_log_on_new_request request_id_extension",
+        not_yet: "drain_timeout access_log_flush_interval \
+                    stream_error_on_invalid_http_message",
         without_meaning: "http3_protocol_options http1_safe_max_connection_duration drain_timeout_jitter \
                     stream_flush_timeout append_local_overload",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions",
-        effective: "",
+        effective: "flush_access_log_on_new_request",
         not_yet: "access_log_flush_interval",
         without_meaning: "flush_log_on_tunnel_successfully_established",
     },

@@ -1,19 +1,30 @@
 //! Tracing settings.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use meltemi_proto::any::type_name;
 use meltemi_proto::envoy::config::trace::v3 as trace;
+use meltemi_proto::envoy::extensions::tracers::opentelemetry::resource_detectors::v3 as detectors;
+use meltemi_proto::envoy::r#type::metadata::v3::{metadata_key, metadata_kind};
 use meltemi_proto::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use meltemi_traffic::Str;
-use meltemi_traffic::format::Format;
+use meltemi_traffic::collector::{Collector, HttpTarget, OpenTelemetry, Zipkin};
+use meltemi_traffic::format::{Format, MetadataOf};
 use meltemi_traffic::hcm::{TagSource, TraceProvider, Tracing};
 
+use crate::collector::{grpc_target, http_target};
 use crate::filter_config::decode;
-use crate::pb::core;
 use crate::pb::network_filters::http_connection_manager::v3::http_connection_manager as pb;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{flag, header_name, number_or, percent};
 
 const DEFAULT_PATH_TAG: u32 = 256;
+/// Envoy's `tracing.zipkin.request_timeout`.
+const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(5);
+const ALWAYS_ON: &str = "envoy.extensions.tracers.opentelemetry.samplers.v3.AlwaysOnSamplerConfig";
+const ENVIRONMENT_DETECTOR: &str = "envoy.extensions.tracers.opentelemetry.resource_detectors.v3.EnvironmentResourceDetectorConfig";
+const STATIC_DETECTOR: &str = "envoy.extensions.tracers.opentelemetry.resource_detectors.v3.StaticConfigResourceDetectorConfig";
 
 pub(super) fn settings(message: &pb::Tracing) -> Compiled<Tracing> {
     Ok(Tracing {
@@ -35,7 +46,8 @@ pub(super) fn settings(message: &pb::Tracing) -> Compiled<Tracing> {
     })
 }
 
-fn source(message: &CustomTag) -> Compiled<TagSource> {
+/// A custom tag's value.
+pub(crate) fn source(message: &CustomTag) -> Compiled<TagSource> {
     Ok(match &message.r#type {
         Some(custom_tag::Type::Literal(literal)) => {
             TagSource::Literal(literal.value.as_str().into())
@@ -48,13 +60,40 @@ fn source(message: &CustomTag) -> Compiled<TagSource> {
             header_name(&header.name).within("request_header.name")?,
             header.default_value.as_str().into(),
         ),
+        Some(custom_tag::Type::Metadata(metadata)) => metadata_source(metadata)?,
         Some(custom_tag::Type::Value(format)) => {
             let format =
                 Format::parse(format).or_else(|error| refuse_field("value", error.to_string()))?;
             TagSource::Format(format)
         }
-        _ => return refuse("this kind of tag is not supported"),
+        None => return refuse("needs a value"),
     })
+}
+
+fn metadata_source(message: &custom_tag::Metadata) -> Compiled<TagSource> {
+    use metadata_kind::Kind;
+    let whose = match message.kind.as_ref().and_then(|kind| kind.kind.as_ref()) {
+        Some(Kind::Request(_)) | None => MetadataOf::Dynamic,
+        Some(Kind::Route(_)) => MetadataOf::Route,
+        Some(Kind::Cluster(_)) => MetadataOf::Cluster,
+        Some(Kind::Host(_)) => MetadataOf::Host,
+    };
+    let Some(key) = &message.metadata_key else {
+        return refuse_field("metadata.metadata_key", "is required");
+    };
+    let mut path = Vec::with_capacity(key.path.len());
+    for segment in &key.path {
+        let Some(metadata_key::path_segment::Segment::Key(key)) = &segment.segment else {
+            return refuse_field("metadata.metadata_key.path", "must be a list of keys");
+        };
+        path.push(Str::from(key.as_str()));
+    }
+    Ok(TagSource::Metadata(
+        whose,
+        key.key.as_str().into(),
+        path,
+        message.default_value.as_str().into(),
+    ))
 }
 
 fn provider(message: &trace::tracing::Http) -> Compiled<TraceProvider> {
@@ -71,46 +110,34 @@ fn provider(message: &trace::tracing::Http) -> Compiled<TraceProvider> {
 }
 
 fn zipkin(message: &trace::ZipkinConfig) -> Compiled<TraceProvider> {
-    let service = message
-        .collector_service
-        .as_ref()
-        .and_then(|service| service.http_uri.as_ref());
-    let (cluster, path, hostname) = match service {
-        Some(uri) => {
-            let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type
-            else {
-                return refuse_field("collector_service.http_uri.cluster", "is required");
-            };
-            let (host, path) = host_and_path(&uri.uri);
-            (cluster.as_str(), path, host)
-        }
+    use trace::zipkin_config::{CollectorEndpointVersion, TraceContextOption};
+    let collector = match &message.collector_service {
+        Some(service) => http_target("collector_service", service)?,
         None => {
+            if message.collector_cluster.is_empty() {
+                return refuse_field("collector_cluster", "must not be empty");
+            }
             let host = if message.collector_hostname.is_empty() {
                 &message.collector_cluster
             } else {
                 &message.collector_hostname
             };
-            (
-                message.collector_cluster.as_str(),
-                message.collector_endpoint.as_str(),
-                host.as_str(),
-            )
+            HttpTarget {
+                cluster: message.collector_cluster.as_str().into(),
+                host: host.as_str().into(),
+                path: message.collector_endpoint.as_str().into(),
+                timeout: COLLECTOR_TIMEOUT,
+                headers: Vec::new(),
+            }
         }
     };
-    Ok(TraceProvider::Zipkin {
-        cluster: cluster.into(),
-        path: path.into(),
-        hostname: hostname.into(),
+    Ok(TraceProvider::Zipkin(Arc::new(Zipkin {
+        collector,
+        protobuf: message.collector_endpoint_version() == CollectorEndpointVersion::HttpProto,
         shared_span_context: flag(message.shared_span_context.as_ref(), true),
         trace_id_128bit: message.trace_id_128bit,
-        w3c: message.trace_context_option()
-            == trace::zipkin_config::TraceContextOption::UseB3WithW3cPropagation,
-    })
-}
-
-fn host_and_path(uri: &str) -> (&str, &str) {
-    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-    rest.find('/').map_or((rest, "/"), |at| rest.split_at(at))
+        w3c: message.trace_context_option() == TraceContextOption::UseB3WithW3cPropagation,
+    })))
 }
 
 fn open_telemetry(message: &trace::OpenTelemetryConfig) -> Compiled<TraceProvider> {
@@ -119,30 +146,53 @@ fn open_telemetry(message: &trace::OpenTelemetryConfig) -> Compiled<TraceProvide
     } else {
         &message.service_name
     };
-    if let Some(service) = &message.http_service {
-        let Some(uri) = &service.http_uri else {
-            return refuse_field("http_service.http_uri", "is required");
-        };
-        let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type
-        else {
-            return refuse_field("http_service.http_uri.cluster", "is required");
-        };
-        return Ok(TraceProvider::OpenTelemetryHttp {
-            cluster: cluster.as_str().into(),
-            uri: uri.uri.as_str().into(),
-            service_name: service_name.into(),
-        });
+    if let Some(sampler) = &message.sampler {
+        let kind = sampler
+            .typed_config
+            .as_ref()
+            .map(|any| type_name(&any.type_url));
+        if kind != Some(ALWAYS_ON) {
+            return refuse_field(
+                "sampler",
+                format!("sampler {} is not supported", sampler.name),
+            );
+        }
     }
-    let target = message
-        .grpc_service
-        .as_ref()
-        .and_then(|service| service.target_specifier.as_ref());
-    let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = target else {
-        return refuse_field("grpc_service", "must name a cluster by envoy_grpc");
+    let mut from_environment = false;
+    let mut resource = Vec::new();
+    for detector in &message.resource_detectors {
+        let Some(any) = &detector.typed_config else {
+            return refuse_field("resource_detectors", "typed_config is required");
+        };
+        match type_name(&any.type_url) {
+            ENVIRONMENT_DETECTOR => from_environment = true,
+            STATIC_DETECTOR => {
+                let config: detectors::StaticConfigResourceDetectorConfig = decode(any)?;
+                let mut pairs: Vec<_> = config.attributes.into_iter().collect();
+                pairs.sort();
+                resource.extend(
+                    pairs
+                        .into_iter()
+                        .map(|(key, value)| (Str::from(key), Str::from(value))),
+                );
+            }
+            other => {
+                return refuse_field(
+                    "resource_detectors",
+                    format!("detector {other} is not supported"),
+                );
+            }
+        }
+    }
+    let collector = match &message.http_service {
+        Some(service) => Collector::Http(http_target("http_service", service)?),
+        None => Collector::Grpc(grpc_target(message.grpc_service.as_ref())?),
     };
-    Ok(TraceProvider::OpenTelemetryGrpc {
-        cluster: target.cluster_name.as_str().into(),
-        authority: target.authority.as_str().into(),
+    Ok(TraceProvider::OpenTelemetry(Arc::new(OpenTelemetry {
+        collector,
         service_name: service_name.into(),
-    })
+        sdk_attributes: flag(message.set_telemetry_sdk_resource_attributes.as_ref(), true),
+        resource,
+        resource_from_environment: from_environment,
+    })))
 }

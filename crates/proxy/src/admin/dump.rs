@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use http::StatusCode;
 use meltemi_traffic::Str;
 use parking_lot::RwLock;
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
+use super::{Answer, decoded, parameter};
 use crate::state::Shared;
 
 /// Kinds of resources that are dumped, in the order of the dump.
@@ -84,13 +87,64 @@ impl Dump {
             .is_some_and(|entry| entry.body == *body)
     }
 
+    /// True when a resource is part of the bootstrap.
+    pub(super) fn is_from_file(&self, kind: Kind, name: &Str) -> bool {
+        let entries = self.entries.read();
+        let entry = entries.get(&(kind, name.clone()));
+        entry.is_some_and(|entry| entry.from_file)
+    }
+
     /// Forgets a resource.
     pub(crate) fn remove(&self, kind: Kind, name: &Str) {
         self.entries.write().remove(&(kind, name.clone()));
     }
 
+    /// `/config_dump` with its parameters.
+    pub(super) fn answer(&self, shared: &Shared, query: &str) -> Answer {
+        let mut all = self.render(shared, query);
+        if let Some(pattern) = decoded(query, "name_regex").filter(|pattern| !pattern.is_empty()) {
+            let Ok(pattern) = Regex::new(&format!("^(?:{pattern})$")) else {
+                return Answer::text(
+                    StatusCode::BAD_REQUEST,
+                    format!("Error while parsing name_regex from {pattern}"),
+                );
+            };
+            keep_named(&mut all, &pattern);
+        }
+        let mask = decoded(query, "mask").filter(|mask| !mask.is_empty());
+        if let Some(resource) = parameter(query, "resource").filter(|name| !name.is_empty()) {
+            let found = all["configs"].as_array_mut().into_iter().flatten();
+            let found = found.filter_map(|config| config.get_mut(resource)).next();
+            let Some(Value::Array(elements)) = found else {
+                return Answer::text(
+                    StatusCode::NOT_FOUND,
+                    format!("{resource} not found in config dump"),
+                );
+            };
+            let mut elements = std::mem::take(elements);
+            if let Some(mask) = &mask {
+                for element in &mut elements {
+                    apply_mask(element, mask);
+                }
+            }
+            return Answer::json(json!({ "configs": elements }));
+        }
+        if let Some(mask) = mask {
+            let configs = all["configs"].as_array_mut().map(std::mem::take);
+            let mut kept = configs.unwrap_or_default();
+            kept.retain_mut(|config| apply_mask(config, &mask));
+            if kept.is_empty() {
+                let text =
+                    format!("FieldMask {mask} could not be successfully applied to any configs.");
+                return Answer::text(StatusCode::BAD_REQUEST, text);
+            }
+            all["configs"] = kept.into();
+        }
+        Answer::json(all)
+    }
+
     /// The dump as JSON.
-    pub(crate) fn render(&self, shared: &Shared, query: &str) -> Value {
+    fn render(&self, shared: &Shared, query: &str) -> Value {
         let endpoints = query.split('&').any(|pair| pair == "include_eds");
         let mut configs = vec![json!({
             "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
@@ -176,6 +230,70 @@ impl Dump {
             "static_listeners": from_file,
             "dynamic_listeners": from_api,
         })
+    }
+}
+
+/// Leaves the resources whose names match in every list of every section.
+fn keep_named(all: &mut Value, pattern: &Regex) {
+    let sections = all["configs"].as_array_mut().into_iter().flatten();
+    for section in sections {
+        for list in section
+            .as_object_mut()
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            if let Value::Array(elements) = list {
+                elements
+                    .retain(|element| name_of(element).is_some_and(|name| pattern.is_match(name)));
+            }
+        }
+    }
+}
+
+/// The name of a dumped resource: its own, or that of the message inside.
+fn name_of(element: &Value) -> Option<&str> {
+    let own = |value: &Value| value.get("name").is_some();
+    if own(element) {
+        return element["name"].as_str();
+    }
+    let inner = element.as_object()?.values();
+    let inner = inner.filter(|value| value.is_object()).find_map(|value| {
+        value
+            .get("name")
+            .or_else(|| value.get("cluster_name"))
+            .or_else(|| value.pointer("/listener/name"))
+    });
+    inner?.as_str()
+}
+
+/// Leaves the fields that a field mask names (`a.b,c`); false when none of them is there.
+fn apply_mask(value: &mut Value, mask: &str) -> bool {
+    let mut out = Map::new();
+    if let Some(kind) = value.get("@type") {
+        out.insert("@type".to_owned(), kind.clone());
+    }
+    let before = out.len();
+    for path in mask.split(',') {
+        let keys: Vec<&str> = path.split('.').collect();
+        copy_path(value, &keys, &mut out);
+    }
+    let found = out.len() > before;
+    *value = Value::Object(out);
+    found
+}
+
+fn copy_path(from: &Value, path: &[&str], to: &mut Map<String, Value>) {
+    let [key, rest @ ..] = path else { return };
+    let Some(found) = from.get(key) else { return };
+    if rest.is_empty() {
+        to.insert((*key).to_owned(), found.clone());
+        return;
+    }
+    let slot = to
+        .entry((*key).to_owned())
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(inner) = slot {
+        copy_path(found, rest, inner);
     }
 }
 

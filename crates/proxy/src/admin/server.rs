@@ -16,6 +16,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+/// Fields of every answer, as Envoy has them.
+const FIXED: [(http::HeaderName, &str); 3] = [
+    (http::header::CACHE_CONTROL, "no-cache, max-age=0"),
+    (http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (http::header::SERVER, "envoy"),
+];
 /// Connections served at once; the endpoints are for operators and scrapers.
 const MAX_CONNECTIONS: usize = 64;
 /// A request head must arrive within this.
@@ -116,8 +122,10 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
     let content_type = http::HeaderValue::from_static(answer.content_type);
-    response
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, content_type);
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, content_type);
+    for (name, value) in FIXED {
+        headers.insert(name, http::HeaderValue::from_static(value));
+    }
     response
 }

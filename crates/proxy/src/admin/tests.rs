@@ -13,7 +13,12 @@ fn ask(shared: &Arc<Shared>, method: Method, path: &str) -> (StatusCode, String)
 }
 
 fn shared() -> Arc<Shared> {
-    Shared::new(NodeIdentity::default(), SocketDefaults::default(), 1)
+    Shared::new(
+        NodeIdentity::default(),
+        crate::state::ProcessFacts::default(),
+        SocketDefaults::default(),
+        1,
+    )
 }
 
 #[test]

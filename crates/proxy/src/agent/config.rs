@@ -101,6 +101,8 @@ pub struct AgentConfig {
     pub drain: Duration,
     /// Time that running exchanges get after that.
     pub grace: Duration,
+    /// The environment, for what the configuration may name of it (`%ENVIRONMENT%`, custom tags).
+    pub environment: Vec<(Str, Str)>,
 }
 
 impl AgentConfig {
@@ -157,6 +159,7 @@ impl AgentConfig {
             app_metrics: vars.json("ISTIO_PROMETHEUS_ANNOTATIONS")?,
             drain: drain.unwrap_or(DRAIN),
             grace: GRACE,
+            environment: vars.all(),
             proxy_config: settings.0,
             namespace,
         })
@@ -182,6 +185,8 @@ impl AgentConfig {
         NodeIdentity {
             id: self.node_id().into(),
             cluster: "istio-proxy".into(),
+            zone: Str::default(),
+            message: bytes::Bytes::default(),
             name: self.pod_name.as_str().into(),
             namespace: self.namespace.as_str().into(),
             workload: self.workload().into(),

@@ -15,7 +15,12 @@ use crate::state::{NodeIdentity, Shared};
 
 /// A proxy that gets everything from the aggregated stream.
 fn hub() -> (Hub, Arc<Shared>) {
-    let shared = Shared::new(NodeIdentity::default(), SocketDefaults::default(), 1);
+    let shared = Shared::new(
+        NodeIdentity::default(),
+        crate::state::ProcessFacts::default(),
+        SocketDefaults::default(),
+        1,
+    );
     let mut hub = Hub::new(Arc::clone(&shared), Arc::<Dump>::default(), true);
     let everything = Reference::new(Source::Ads, Str::default(), None);
     hub.want_collections(Some(&everything), Some(&everything));

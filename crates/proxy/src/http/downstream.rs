@@ -289,6 +289,17 @@ impl Downstream<'_> {
         }
     }
 
+    /// Bytes received and sent for this exchange; HTTP/2 shares its connection and does not say.
+    pub(crate) fn take_wire(&mut self) -> (u64, u64) {
+        match self {
+            Self::Http1(side) => {
+                let (sent, received) = side.conn.take_wire();
+                (received, sent)
+            }
+            Self::Http2(_) => (0, 0),
+        }
+    }
+
     /// True for HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         matches!(self, Self::Http2(_))

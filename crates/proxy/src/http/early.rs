@@ -544,7 +544,7 @@ fn stable_random(id: &[u8]) -> u64 {
 }
 
 /// A version 4 UUID; its version digit `4` also says "not traced" in Envoy's encoding.
-fn new_request_id() -> [u8; 36] {
+pub(crate) fn new_request_id() -> [u8; 36] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut bits = fastrand::u128(..);
     bits = (bits & !(0xf << 76)) | (0x4 << 76);

@@ -74,7 +74,12 @@ impl Context {
     pub(crate) fn is_draining(&self) -> bool {
         let process =
             self.drains_with_process() && self.worker().shared.drain_state() != Drain::Off;
-        process || *self.info.chain.retired.borrow()
+        let failed = self
+            .worker()
+            .shared
+            .health_failed
+            .load(std::sync::atomic::Ordering::Relaxed);
+        process || failed || *self.info.chain.retired.borrow()
     }
 
     /// False where only changes of the listener drain it (`drain_type: MODIFY_ONLY`).
@@ -164,6 +169,7 @@ pub(crate) async fn serve(
             down.abort();
         }
     }
+    exchange.wire = down.take_wire();
     exchange.record();
     exchange.status.is_none().then(|| exchange.elapsed())
 }
@@ -202,6 +208,10 @@ async fn run(
         return Err(Reply::filter_missing());
     }
     let mut plan = Plan::find(exchange, fastrand::u64(..))?;
+    super::trace::begin(exchange);
+    if context.hcm().log_on_new_request {
+        exchange.log("DownstreamStart", None);
+    }
     if context.runtime().on_demand.is_some() {
         plan = demand::complete(exchange, plan).await?;
     }
@@ -225,6 +235,7 @@ async fn run(
     let route = Arc::clone(&plan.route);
     match &route.action {
         Action::Redirect(redirect) => {
+            count(&context.runtime().stats.rq_redirect);
             let scheme: &[u8] = if forwarded_https(&exchange.request) {
                 b"https"
             } else {
@@ -238,6 +249,7 @@ async fn run(
             Err(Reply::redirect(redirect.status, &location))
         }
         Action::Respond(answer) => {
+            count(&context.runtime().stats.rq_direct_response);
             let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
             let mut reply = Reply::new(status, "", "direct_response");
             reply.body = answer.body.clone();
@@ -246,6 +258,10 @@ async fn run(
         Action::NonForwarding => Err(Reply::no_route()),
         Action::Forward(forward) => forward::run(exchange, down, &plan, forward, idle).await,
     }
+}
+
+fn count(counter: &std::sync::atomic::AtomicU64) {
+    counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// An upgrade passes when the route, or else the connection manager, allows it.
@@ -404,6 +420,7 @@ fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
     exchange.details = refusal.details.into();
     exchange.status = Some(refusal.status);
     exchange.refused = true;
+    let unread = conn.buffered().len() as u64;
     let body = Bytes::from_static(refusal.body.as_bytes());
     let mut headers = HeaderMap::new();
     headers.insert(
@@ -430,6 +447,8 @@ fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
     if let Err(error) = sent {
         tracing::debug!(%error, "refusal not sent");
     }
+    exchange.wire = down.take_wire();
+    exchange.wire.0 += unread;
     exchange.record();
 }
 

@@ -88,6 +88,7 @@ pub(crate) async fn run(
         let again = match outcome {
             Ok((start, stream)) => match attempts.retry_response(exchange, &start) {
                 Some(wait) => {
+                    super::trace::attempt_ended(exchange, Some(start.status.as_u16()), true);
                     stream.abort();
                     wait
                 }
@@ -107,7 +108,10 @@ pub(crate) async fn run(
             },
             Err(Failure::Client(error)) => return Ok(Ended::ClientGone(error)),
             Err(failure) => match attempts.retry_failure(exchange, &failure) {
-                Some(wait) => wait,
+                Some(wait) => {
+                    super::trace::attempt_ended(exchange, None, true);
+                    wait
+                }
                 None => return Err(attempts.give_up(exchange, failure)),
             },
         };
@@ -207,6 +211,7 @@ impl Attempts {
             .connected(stream.connection(), stream.is_http2(), keep_peer);
         let started = exchange.elapsed();
         exchange.times.pool_ready.get_or_insert(started);
+        exchange.times.upstream_first_tx = Some(started);
         let waited = pump::until_head(
             &mut pump::Sides {
                 exchange,
@@ -221,7 +226,9 @@ impl Attempts {
         drop(active);
         match waited {
             Waited::Head(start) => {
-                self.cluster.stats.response(start.status.as_u16());
+                let status = start.status.as_u16();
+                self.cluster.stats.response(status);
+                self.cluster.statuses(exchange.early.internal).add(status);
                 self.cluster.report(&host, judged(&self.cluster, &start));
                 if !self.cluster.config.health_checks.is_empty()
                     && start.headers.contains_key(FAIL_AT_ONCE)
@@ -231,6 +238,7 @@ impl Attempts {
                 Ok((start, stream))
             }
             Waited::Failed(failure) => {
+                exchange.upstream.wire = stream.take_wire();
                 stream.abort();
                 self.blame(&host, &failure);
                 Err(failure)
@@ -254,6 +262,7 @@ impl Attempts {
                 .insert(ATTEMPT_COUNT, exchange.attempts.into());
         }
         filters::before_attempt(exchange, host);
+        super::trace::before_attempt(exchange);
         if plan.route.is_timeout_retry_header && self.timed_out {
             exchange
                 .request
@@ -459,6 +468,18 @@ impl Attempts {
 
     /// The local reply for a failure that is final.
     fn give_up(&self, exchange: &mut Exchange, failure: Failure) -> Reply {
+        let mut reply = self.final_reply(exchange, failure);
+        if exchange.attempts > 1 {
+            reply.body = failure::after_retries(&reply.body);
+        }
+        // A failure counts as the response that it leads to.
+        let status = reply.status.as_u16();
+        self.cluster.stats.response(status);
+        self.cluster.statuses(exchange.early.internal).add(status);
+        reply
+    }
+
+    fn final_reply(&self, exchange: &mut Exchange, failure: Failure) -> Reply {
         match failure {
             Failure::Client(_) | Failure::NoHost => Reply::no_healthy_upstream(),
             Failure::Connect(ConnectError::Overflow) => Reply::overflow(),
@@ -507,6 +528,7 @@ impl Attempts {
             stream: &mut stream,
         };
         let ended = pump::both(sides, &mut self.body, &mut self.timeouts, idle).await;
+        exchange.upstream.wire = stream.take_wire();
         match ended {
             Ended::Complete => stream.finish(),
             Ended::Broken | Ended::ClientGone(_) => stream.abort(),

@@ -11,21 +11,24 @@ use http::StatusCode;
 use http::header::HeaderMap;
 use meltemi_telemetry::istio::Peer;
 use meltemi_traffic::Str;
-use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls};
+use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls, grpc_status_of};
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::mutation::{HeaderOp, apply_request};
 use meltemi_traffic::route::Route;
 use meltemi_upstream::cluster::Cluster;
+use meltemi_upstream::exchange::ResponseLength;
 use meltemi_upstream::host::Host;
 use meltemi_upstream::pool::ConnFacts;
+use meltemi_upstream::tls::TlsSession;
 use meltemi_wire::grpc::MessageCounter;
 use tokio::time::Instant;
 
-use super::early::Early;
+use super::early::{Early, X_REQUEST_ID};
 use super::exchange::Context;
 use super::filters::Work;
 use super::request::Request;
+use super::trace::Trace;
 
 /// Everything about one exchange.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub(crate) struct Exchange {
     pub trailers: Option<HeaderMap>,
     pub received: u64,
     pub sent: u64,
+    /// Bytes received from and sent to the client, framing included.
+    pub wire: (u64, u64),
     /// gRPC messages of request and response.
     pub messages: [MessageCounter; 2],
     pub attempts: u32,
@@ -60,6 +65,8 @@ pub(crate) struct Exchange {
     pub filter_state: Vec<(Str, Str)>,
     /// What filters left with the exchange.
     pub work: Option<Box<Work>>,
+    /// Its spans, where there is tracing.
+    pub trace: Option<Box<Trace>>,
     pub grpc: bool,
     /// The other side, as metadata exchange found it.
     pub peer: Option<Peer>,
@@ -78,14 +85,19 @@ pub(crate) struct Upstream {
     pub local: Option<std::net::SocketAddr>,
     pub protocol: Option<Protocol>,
     pub failure: Str,
-    pub peer: Option<meltemi_traffic::tls::PeerIdentity>,
+    pub connection_id: u64,
+    pub peer: Option<Arc<meltemi_traffic::tls::PeerIdentity>>,
+    pub session: Option<Arc<TlsSession>>,
     pub tls: bool,
+    /// Bytes sent and received.
+    pub wire: (u64, u64),
 }
 
 impl Upstream {
     /// Remembers the connection.
     pub(crate) fn connected(&mut self, facts: &ConnFacts, http2: bool, keep_peer: bool) {
         self.local = facts.local;
+        self.connection_id = facts.id;
         self.protocol = Some(if http2 {
             Protocol::Http2
         } else {
@@ -94,13 +106,17 @@ impl Upstream {
         self.tls = facts.tls;
         if keep_peer {
             self.peer.clone_from(&facts.peer);
+            self.session.clone_from(&facts.session);
         }
     }
 }
 
 impl Exchange {
     pub(crate) fn new(context: &Context, request: Request) -> Self {
-        context.runtime().stats.started();
+        context
+            .runtime()
+            .stats
+            .started(request.protocol == Protocol::Http2);
         Self {
             grpc: request.is_grpc(),
             context: context.clone(),
@@ -116,6 +132,7 @@ impl Exchange {
             trailers: None,
             received: 0,
             sent: 0,
+            wire: (0, 0),
             messages: [MessageCounter::default(); 2],
             attempts: 0,
             route: None,
@@ -127,6 +144,7 @@ impl Exchange {
             metadata: context.info().metadata.clone(),
             filter_state: Vec::new(),
             work: None,
+            trace: None,
             peer: None,
             propagate_metadata: false,
             cookie: None,
@@ -153,7 +171,16 @@ impl Exchange {
 
     /// Whether anything reads response fields after they were sent.
     pub(crate) fn keeps_response(&self) -> bool {
-        !self.context.hcm().access_log.is_empty() || self.grpc
+        !self.context.hcm().access_log.is_empty() || self.grpc || self.trace.is_some()
+    }
+
+    /// Keeps the response's fields for logs; Content-Length is the codec's, so it is not among them.
+    pub(crate) fn keep_response(&mut self, headers: &HeaderMap, length: ResponseLength) {
+        let mut kept = headers.clone();
+        if let ResponseLength::Known(length) = length {
+            kept.insert(http::header::CONTENT_LENGTH, length.into());
+        }
+        self.response = Some(kept);
     }
 
     /// Counts bytes of the request's body.
@@ -194,14 +221,16 @@ impl Exchange {
             flags: self.flags,
             bytes_received: self.received,
             bytes_sent: self.sent,
-            upstream_cluster_raw: &self.cluster_name,
+            upstream_wire: self.upstream.wire,
+            downstream_wire: self.wire,
+            upstream_connection_id: self.upstream.connection_id,
             upstream_local: self.upstream.local,
             upstream_failure: &self.upstream.failure,
             attempts: self.attempts,
             route_name: &self.route_name,
             metadata: Some(&self.metadata),
             filter_state: &self.filter_state,
-            grpc_status: self.grpc_status(),
+            grpc_status: self.logged_grpc_status(),
             log_type: "DownstreamEnd",
             ..StreamInfo::default()
         };
@@ -214,6 +243,7 @@ impl Exchange {
         }
         if let Some(cluster) = &self.cluster {
             info.upstream_cluster = cluster.stat_name();
+            info.upstream_cluster_raw = &self.cluster_name;
             info.cluster_metadata = Some(&cluster.config.metadata);
         }
         if let Some(host) = &self.host {
@@ -225,10 +255,34 @@ impl Exchange {
             info.route_metadata = Some(&route.metadata);
         }
         info.upstream_tls = Tls {
-            peer: self.upstream.peer.as_ref(),
+            peer: self.upstream.peer.as_deref(),
             ..Tls::default()
         };
+        if let Some(session) = &self.upstream.session {
+            info.upstream_tls.version = session.version;
+            info.upstream_tls.cipher = session.cipher;
+            info.upstream_tls.server_name = &session.server_name;
+            info.upstream_tls.local = session.local.as_deref();
+        }
+        if let Some(trace) = &self.trace {
+            info.trace_id = &trace.trace_id;
+            info.span_id = &trace.span_id;
+            info.traced = trace.drawn;
+        }
+        if !self.refused {
+            info.stream_id = self.request.text(&X_REQUEST_ID).unwrap_or_default();
+        }
         info
+    }
+
+    /// The gRPC status for logs: without one the HTTP status stands for it.
+    fn logged_grpc_status(&self) -> Option<u32> {
+        let inferred = || {
+            self.status
+                .filter(|_| self.grpc)
+                .map(|status| grpc_status_of(Some(status.as_u16())))
+        };
+        self.grpc_status().or_else(inferred)
     }
 
     /// `grpc-status` of a gRPC exchange.
@@ -255,23 +309,32 @@ impl Exchange {
         runtime
             .stats
             .ended(self.status.map(|status| status.as_u16()));
+        if self.times.upstream_first_rx.is_some() {
+            self.times.upstream_last_rx.get_or_insert(duration);
+        }
+        super::trace::finish(self, duration);
         super::filters::report(self, duration);
+        self.log("DownstreamEnd", Some(duration));
+    }
+
+    /// Writes an entry to every log that wants it.
+    pub(crate) fn log(&self, log_type: &'static str, duration: Option<Duration>) {
         let hcm = self.context.hcm();
         if hcm.access_log.is_empty() {
             return;
         }
         let mut info = self.info();
-        info.duration = Some(duration);
+        info.log_type = log_type;
+        info.duration = duration;
         let heads = Heads {
             request: (!self.refused).then_some(&self.request as _),
             response: self.response.as_ref().map(|map| map as _),
             trailers: self.trailers.as_ref().map(|map| map as _),
         };
-        self.context
-            .worker()
-            .shared
+        let shared = &self.context.worker().shared;
+        shared
             .logs
-            .record(&hcm.access_log, &info, heads, self.early.random);
+            .record(shared, &hcm.access_log, &info, heads, self.early.random);
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub absolute: bool,
     /// How the client spelt the names, where that is kept.
     pub case: Option<Arc<HeaderCase>>,
+    /// Content-Length as it came, for logs, once it was taken out of the fields.
+    pub announced: Option<HeaderValue>,
 }
 
 impl Request {
@@ -77,6 +79,7 @@ impl Request {
             upgrade: head.upgrade,
             absolute,
             case: head.case,
+            announced: None,
         };
         (request, head.keep_alive)
     }
@@ -118,6 +121,7 @@ impl Request {
             upgrade: false,
             absolute: false,
             case: None,
+            announced: None,
         }
     }
 
@@ -134,6 +138,7 @@ impl Request {
             upgrade: false,
             absolute: false,
             case: None,
+            announced: None,
         }
     }
 
@@ -149,8 +154,8 @@ impl Request {
 
     /// Removes what frames the message; the codec writes it anew.
     pub(crate) fn strip_framing(&mut self) {
-        let announced = self.headers.remove(CONTENT_LENGTH).is_some();
-        if announced && self.body == BodyKind::None {
+        self.announced = self.headers.remove(CONTENT_LENGTH);
+        if self.announced.is_some() && self.body == BodyKind::None {
             // An empty body that was announced is announced further on.
             self.body = BodyKind::Length(0);
         }
@@ -171,7 +176,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 impl Headers for Request {
     fn get(&self, name: &HeaderName) -> Option<&[u8]> {
-        Headers::get(&self.headers, name)
+        let found = Headers::get(&self.headers, name);
+        let announced = || self.announced.as_ref().filter(|_| *name == CONTENT_LENGTH);
+        found.or_else(|| announced().map(HeaderValue::as_bytes))
     }
 
     fn for_each<'a>(&'a self, name: &HeaderName, each: &mut dyn FnMut(&'a [u8])) {

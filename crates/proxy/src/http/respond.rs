@@ -91,8 +91,13 @@ async fn send(
     length: ResponseLength,
 ) -> Result<(), ClientError> {
     exchange.status = Some(status);
+    let now = exchange.elapsed();
+    exchange.times.first_tx = Some(now);
+    if down.body_finished() {
+        exchange.times.request_end.get_or_insert(now);
+    }
     if exchange.keeps_response() {
-        exchange.response = Some(headers.clone());
+        exchange.keep_response(&headers, length);
     }
     down.send_head(status, &mut headers, length, false)?;
     if exchange.request.method != http::Method::HEAD && !body.is_empty() {

@@ -35,6 +35,7 @@ fn run_file(path: PathBuf) -> Result<(), ProxyError> {
         path,
         concurrency: 1,
         mark: None,
+        environment: Vec::new(),
     })
 }
 

@@ -122,7 +122,7 @@ fn is_complete(head: &[u8]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_cut_short_is_upe_after_its_status_and_the_client_learns_it() {
+async fn an_answer_that_ends_early_is_upe_after_its_status_and_the_client_learns_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let pair = Pair::start(Hop::Same, listener.local_addr().unwrap(), ALL);
     tokio::spawn(async move {

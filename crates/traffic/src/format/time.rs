@@ -9,6 +9,8 @@ use crate::Str;
 pub enum TimeFormat {
     /// `2023-11-14T22:13:20.123Z`
     Default,
+    /// `2023-11-14T22:13:20.123+0000`: the local time zone is UTC here.
+    DefaultLocal,
     /// strftime with Envoy's additions.
     Pattern(Str),
 }
@@ -25,13 +27,17 @@ impl TimeFormat {
     pub(super) fn render(&self, since_epoch: Duration, out: &mut Vec<u8>) {
         let civil = Civil::new(since_epoch.as_secs());
         match self {
-            Self::Default => {
+            Self::Default | Self::DefaultLocal => {
                 civil.date(out);
                 out.push(b'T');
                 civil.time(out);
                 out.push(b'.');
                 digits(u64::from(since_epoch.subsec_millis()), 3, out);
-                out.push(b'Z');
+                out.extend_from_slice(if *self == Self::Default {
+                    b"Z"
+                } else {
+                    b"+0000"
+                });
             }
             Self::Pattern(pattern) => strftime(pattern, since_epoch, &civil, out),
         }

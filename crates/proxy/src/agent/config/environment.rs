@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use meltemi_traffic::Str;
 use serde_json::{Map, Value, json};
 
 use crate::standalone::ProxyError;
@@ -17,6 +18,14 @@ impl Variables<'_> {
             .get(variable)
             .map(String::as_str)
             .filter(|text| !text.is_empty())
+    }
+
+    /// Every variable with its value.
+    pub(super) fn all(&self) -> Vec<(Str, Str)> {
+        let pairs = self.0.iter();
+        pairs
+            .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+            .collect()
     }
 
     /// A variable, or what stands for it.

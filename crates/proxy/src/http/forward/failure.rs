@@ -1,5 +1,6 @@
 //! Why an attempt gave no response, and the replies that tell the client.
 
+use bytes::Bytes;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_upstream::connect::ConnectError;
 use meltemi_upstream::exchange::StreamError;
@@ -41,7 +42,10 @@ pub(super) fn connect_failure(error: &ConnectError) -> Reply {
         ),
         other => (
             "remote connection failure".to_owned(),
-            format!("remote_connection_failure|{other}"),
+            format!(
+                "remote_connection_failure|{}",
+                other.to_string().replace(' ', "_")
+            ),
         ),
     };
     let mut reply = Reply::new(
@@ -97,6 +101,18 @@ pub(super) fn late() -> Reply {
         "request timeout",
         "request_overall_timeout",
     )
+}
+
+/// The sentence that says why the last of several attempts failed.
+pub(super) fn after_retries(body: &Bytes) -> Bytes {
+    const BEFORE: &str = "before headers. ";
+    match std::str::from_utf8(body)
+        .ok()
+        .and_then(|text| text.split_once(BEFORE))
+    {
+        Some((head, reason)) => format!("{head}{BEFORE}retried and the latest {reason}").into(),
+        None => body.clone(),
+    }
 }
 
 /// The stream lived longer than it may.

@@ -81,6 +81,7 @@ fn copy_of(request: &Request, mirror: &Mirror) -> Request {
         upgrade: false,
         absolute: false,
         case: request.case.clone(),
+        announced: None,
     }
 }
 

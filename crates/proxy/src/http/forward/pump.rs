@@ -253,6 +253,7 @@ fn gather_request(
             body.sent_end = true;
             let now = sides.exchange.elapsed();
             sides.exchange.times.request_end.get_or_insert(now);
+            sides.exchange.times.upstream_last_tx = Some(now);
             return Ok(true);
         }
         if body.tunnel {
@@ -362,6 +363,7 @@ pub(super) fn send_head(
     {
         headers.append(SET_COOKIE, cookie);
     }
+    crate::http::trace::on_response(exchange, &mut headers);
     respond::change(exchange, plan.response_ops(), &mut headers);
     let mut head = Head {
         status,
@@ -374,7 +376,7 @@ pub(super) fn send_head(
     exchange.status = Some(status);
     respond::complete(exchange, &mut headers);
     if exchange.keeps_response() {
-        exchange.response = Some(headers.clone());
+        exchange.keep_response(&headers, length);
     }
     let now = exchange.elapsed();
     exchange.times.first_tx = Some(now);
