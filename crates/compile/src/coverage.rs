@@ -6,6 +6,7 @@
 
 mod balancing;
 mod collectors;
+mod extensions;
 mod tables;
 
 use std::sync::LazyLock;
@@ -145,6 +146,7 @@ static ALL: LazyLock<Vec<&'static Coverage>> = LazyLock::new(|| {
         .iter()
         .chain(balancing::MESSAGES)
         .chain(collectors::MESSAGES)
+        .chain(extensions::MESSAGES)
         .collect();
     all.sort_unstable_by_key(|entry| entry.message);
     all
@@ -214,7 +216,12 @@ mod tests {
 
     #[test]
     fn the_tables_are_sorted_and_name_only_fields_that_exist() {
-        for table in [tables::MESSAGES, balancing::MESSAGES, collectors::MESSAGES] {
+        for table in [
+            tables::MESSAGES,
+            balancing::MESSAGES,
+            collectors::MESSAGES,
+            extensions::MESSAGES,
+        ] {
             assert!(table.is_sorted_by(|a, b| a.message < b.message));
         }
         let twice = ALL
