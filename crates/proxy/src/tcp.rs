@@ -121,41 +121,45 @@ impl Drop for Record {
     }
 }
 
+impl Record {
+    fn new(info: &Rc<ConnInfo>, proxy: &Arc<TcpProxy>) -> Self {
+        let target = proxy.target(fastrand::u64(..));
+        let filters = &info.chain.config.filters;
+        let by_name = filters
+            .iter()
+            .any(|filter| matches!(filter.kind, NetworkFilterKind::SniCluster));
+        let cluster_name = if by_name {
+            info.inspected.server_name.clone()
+        } else {
+            target.map_or_else(Str::default, |target| target.cluster.clone())
+        };
+        Self {
+            started: crate::logs::now(),
+            clock: Instant::now(),
+            flags: ResponseFlags::NONE,
+            details: "".into(),
+            metadata: info.metadata.clone(),
+            cluster_name,
+            criteria: target.map_or_else(Vec::new, |target| target.criteria.clone()),
+            cluster: None,
+            host: None,
+            failure: Str::default(),
+            local: None,
+            connection_id: 0,
+            session: None,
+            peer: None,
+            attempts: 0,
+            bytes: (0, 0),
+            counted: None,
+            info: Rc::clone(info),
+            proxy: Arc::clone(proxy),
+        }
+    }
+}
+
 /// Serves one connection.
 pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stream) {
-    let target = proxy.target(fastrand::u64(..));
-    let mut record = Record {
-        started: crate::logs::now(),
-        clock: Instant::now(),
-        flags: ResponseFlags::NONE,
-        details: "".into(),
-        metadata: info.metadata.clone(),
-        cluster_name: target
-            .map(|target| target.cluster.clone())
-            .unwrap_or_default(),
-        criteria: target.map_or_else(Vec::new, |target| target.criteria.clone()),
-        cluster: None,
-        host: None,
-        failure: Str::default(),
-        local: None,
-        connection_id: 0,
-        session: None,
-        peer: None,
-        attempts: 0,
-        bytes: (0, 0),
-        counted: None,
-        info: Rc::clone(&info),
-        proxy: Arc::clone(&proxy),
-    };
-    if info
-        .chain
-        .config
-        .filters
-        .iter()
-        .any(|filter| matches!(filter.kind, NetworkFilterKind::SniCluster))
-    {
-        record.cluster_name = info.inspected.server_name.clone();
-    }
+    let mut record = Record::new(&info, &proxy);
     let _room = match info.chain.network.open() {
         Ok(room) => room,
         Err(refused) => {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -13,8 +14,7 @@ use envoy_types::pb::{
 use meltemi_kube::Task;
 use meltemi_xds::{
     ResourceType,
-    client::{Connector, Subscriber, Update},
-    session::Names,
+    client::{Connector, Options, Service, Subscriber, Update, Wanted},
 };
 use tokio::sync::{Notify, watch};
 use tonic::{
@@ -97,23 +97,31 @@ pub(crate) struct Sidecar {
 struct Memory(watch::Sender<Seen>);
 
 impl Subscriber for Memory {
-    fn initial(&self) -> Vec<ResourceType> {
+    fn kinds(&self) -> Vec<ResourceType> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
         vec![Cluster, Endpoint, Listener, Route]
     }
 
-    fn wanted(&self, kind: &ResourceType) -> Names {
-        match kind {
+    fn wanted(&self, kind: &ResourceType) -> Option<Arc<Wanted>> {
+        let names = match kind {
             ResourceType::Endpoint => {
                 let seen = self.0.borrow();
                 let clusters = seen.keys().filter(|(kind, name)| {
                     *kind == ResourceType::Cluster && name.contains("reviews.default")
                 });
-                Names::Some(clusters.map(|(_, name)| name.as_str().into()).collect())
+                clusters.map(|(_, name)| name.as_str().into()).collect()
             }
-            ResourceType::Route => Names::Some(BTreeSet::from([ROUTE.into()])),
-            _ => Names::All,
-        }
+            ResourceType::Route => BTreeSet::from([ROUTE.into()]),
+            _ => {
+                let all = Wanted {
+                    all: true,
+                    ..Wanted::default()
+                };
+                return Some(Arc::new(all));
+            }
+        };
+        let some = Wanted { all: false, names };
+        (!some.names.is_empty()).then(|| Arc::new(some))
     }
 
     fn apply(&mut self, kind: &ResourceType, update: Update) -> Result<(), String> {
@@ -142,7 +150,12 @@ impl Sidecar {
         let (sender, seen) = watch::channel(Seen::new());
         let running = Task::spawn(async move {
             let (open, mut memory) = (Open(channel, metadata), Memory(sender));
-            meltemi_xds::client::run(&open, &node, &mut memory, &Notify::new()).await;
+            let options = Options {
+                service: Service::Aggregated,
+                delta: true,
+                node_once: false,
+            };
+            meltemi_xds::client::run(&open, &options, &node, &mut memory, &Notify::new()).await;
         });
         Self {
             seen,
