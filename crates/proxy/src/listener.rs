@@ -159,7 +159,8 @@ impl ChainRuntime {
             .filters
             .iter()
             .filter_map(|filter| match filter.kind {
-                NetworkFilterKind::ConnectionLimit { max, delay, .. } => {
+                // Other chains count theirs when they begin to serve.
+                NetworkFilterKind::ConnectionLimit { max, delay, .. } if http.is_some() => {
                     Some((Slots::new(max), delay))
                 }
                 _ => None,
