@@ -15,7 +15,9 @@ const KUBECTL_MINOR: u32 = 32;
 const KUBECTL_MODULE: &str = "v0.34.1";
 
 /// The HTTP/2 conformance tool.
-const H2SPEC_MODULE: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1";
+const H2SPEC_PACKAGE: &str = "github.com/summerwind/h2spec/cmd/h2spec";
+/// Its version; the module has no go.mod of its own.
+const H2SPEC_VERSION: &str = "v2.2.1+incompatible";
 
 /// A tool, or the reason why it cannot be had.
 pub(crate) type Tool = Result<PathBuf, String>;
@@ -107,11 +109,15 @@ pub(crate) fn h2spec() -> Tool {
     let binary = home.join("h2spec");
     let install = || -> anyhow::Result<PathBuf> {
         if !binary.exists() {
-            println!("building h2spec from the Go module {H2SPEC_MODULE}");
+            println!("building h2spec from the Go package {H2SPEC_PACKAGE} {H2SPEC_VERSION}");
             std::fs::create_dir_all(&home)?;
-            run(Command::new("go")
-                .args(["install", H2SPEC_MODULE])
-                .env("GOBIN", std::path::absolute(&home)?))?;
+            let go =
+                |arguments: &[&str]| run(Command::new("go").args(arguments).current_dir(&home));
+            if !home.join("go.mod").exists() {
+                go(&["mod", "init", "tools"])?;
+            }
+            go(&["get", &format!("{H2SPEC_PACKAGE}@{H2SPEC_VERSION}")])?;
+            go(&["build", "-o", "h2spec", H2SPEC_PACKAGE])?;
         }
         Ok(binary.clone())
     };

