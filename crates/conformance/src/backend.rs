@@ -1,4 +1,4 @@
-//! The upstream side: scripted servers. Each kind is a module; [`start`] is the list of kinds.
+//! The upstream side: scripted servers. Each kind is a module; `Backends::start` is the list of kinds.
 
 mod http;
 mod http1;

@@ -6,7 +6,7 @@ use http::header::HeaderName;
 use regex::bytes::Regex;
 
 use crate::Str;
-use crate::headers::RequestHead;
+use crate::headers::{Headers, RequestHead};
 
 /// `envoy.type.matcher.v3.StringMatcher`.
 #[derive(Debug, Clone)]
@@ -132,24 +132,47 @@ impl Field {
             Self::Scheme => return Some(test(request.scheme())),
             Self::Name(name) => name,
         };
-        let first = request.get(name)?;
-        let mut count = 0;
-        request.for_each(name, &mut |_| count += 1);
-        if count == 1 {
-            return Some(test(first));
-        }
-        let mut joined = Vec::new();
-        request.for_each(name, &mut |value| {
-            if !joined.is_empty() {
-                joined.push(b',');
-            }
-            joined.extend_from_slice(value);
-        });
-        Some(test(&joined))
+        joined(request, name, test)
     }
 }
 
-/// `envoy.config.route.v3.HeaderMatcher`.
+/// Calls `test` with a field's value, repeated fields joined by `,`; `None` when absent.
+fn joined<H: Headers + ?Sized, T>(
+    fields: &H,
+    name: &HeaderName,
+    test: impl FnOnce(&[u8]) -> T,
+) -> Option<T> {
+    let first = fields.get(name)?;
+    let mut count = 0;
+    fields.for_each(name, &mut |_| count += 1);
+    if count == 1 {
+        return Some(test(first));
+    }
+    let mut joined = Vec::new();
+    fields.for_each(name, &mut |value| {
+        if !joined.is_empty() {
+            joined.push(b',');
+        }
+        joined.extend_from_slice(value);
+    });
+    Some(test(&joined))
+}
+
+/// Whether any value of a field passes; `None` when absent.
+fn any<H: Headers + ?Sized>(
+    fields: &H,
+    name: &HeaderName,
+    test: impl Fn(&[u8]) -> bool,
+) -> Option<bool> {
+    let first = fields.get(name)?;
+    let mut found = test(first);
+    if !found {
+        fields.for_each(name, &mut |value| found = found || test(value));
+    }
+    Some(found)
+}
+
+/// `envoy.config.route.v3.HeaderMatcher`. Each value of a repeated field is tested by itself; one that passes is enough.
 #[derive(Debug, Clone)]
 pub struct HeaderMatcher {
     /// Which field.
@@ -177,21 +200,43 @@ impl HeaderMatcher {
     /// Tests a request.
     #[must_use]
     pub fn matches<R: RequestHead + ?Sized>(&self, request: &R) -> bool {
-        let test = |value: &[u8]| match &self.test {
+        self.judge(match &self.field {
+            Field::Name(name) => any(request, name, |value| self.holds(value)),
+            Field::Method | Field::Path | Field::Authority | Field::Scheme => {
+                self.field.with_value(request, |value| self.holds(value))
+            }
+        })
+    }
+
+    /// Tests the fields of a response; pseudo headers are absent from it.
+    #[must_use]
+    pub fn matches_fields<H: Headers + ?Sized>(&self, fields: &H) -> bool {
+        let found = match &self.field {
+            Field::Name(name) => any(fields, name, |value| self.holds(value)),
+            Field::Method | Field::Path | Field::Authority | Field::Scheme => None,
+        };
+        self.judge(found)
+    }
+
+    fn holds(&self, value: &[u8]) -> bool {
+        match &self.test {
             HeaderTest::Present(_) => true,
             HeaderTest::Value(matcher) => matcher.matches(value),
             HeaderTest::Range(start, end) => {
                 parse_integer(value).is_some_and(|n| *start <= n && n < *end)
             }
-        };
-        let found = self.field.with_value(request, test);
+        }
+    }
+
+    /// The outcome, given the test's result for a field that is present.
+    fn judge(&self, found: Option<bool>) -> bool {
         if let HeaderTest::Present(wanted) = self.test {
             let present = found.is_some() || self.missing_as_empty;
             return (present == wanted) != self.invert;
         }
         match found {
             Some(result) => result != self.invert,
-            None if self.missing_as_empty => test(b"") != self.invert,
+            None if self.missing_as_empty => self.holds(b"") != self.invert,
             None => false,
         }
     }
@@ -335,11 +380,16 @@ mod tests {
     }
 
     #[test]
-    fn repeated_headers_are_joined_by_a_comma() {
+    fn one_value_of_a_repeated_header_is_enough_and_inverted_one_too_many() {
         let request = SimpleRequest::get("a", "/")
             .with("x-user", "a")
             .with("x-user", "b");
-        assert!(header("x-user", HeaderTest::Value(StringMatcher::exact("a,b"))).matches(&request));
+        let mut matcher = header("x-user", HeaderTest::Value(StringMatcher::exact("b")));
+        assert!(matcher.matches(&request));
+        matcher.invert = true;
+        assert!(!matcher.matches(&request));
+        let joined = header("x-user", HeaderTest::Value(StringMatcher::exact("a,b")));
+        assert!(!joined.matches(&request));
     }
 
     #[test]

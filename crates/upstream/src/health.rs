@@ -1,6 +1,6 @@
 //! Active health checks: one task for each host of a cluster that has them, on the runtime that keeps clusters.
 //!
-//! A check's question and answer are [`probe`]'s; what an answer means is `traffic::health`'s. Here are the tasks, the
+//! A check's question and answer are `probe`'s; what an answer means is `traffic::health`'s. Here are the tasks, the
 //! flags of the hosts, and the end of a cluster's warming: it serves once every host was checked once.
 
 mod probe;

@@ -1,7 +1,7 @@
 //! Outlier detection: consecutive failures at once, success rate and failure percentage at the end of each interval.
 //!
 //! [`HostOutlier`] counts with atomics, on the way of every request. A [`Detector`] (one per cluster and process)
-//! decides: [`Detector::eject`] and [`Detector::sweep`] run under its lock, as Envoy runs them on its main thread.
+//! decides: `Detector::eject` and [`Detector::sweep`] run under its lock, as Envoy runs them on its main thread.
 //! Time is an argument; the maths is `traffic::outlier`'s.
 
 use std::sync::Arc;

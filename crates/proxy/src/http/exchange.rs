@@ -253,6 +253,9 @@ async fn run(
             let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
             let mut reply = Reply::new(status, "", "direct_response");
             reply.body = answer.body.clone();
+            if status == StatusCode::CREATED || status.is_redirection() {
+                reply = reply.located(&own_location(&exchange.request));
+            }
             Err(reply)
         }
         Action::NonForwarding => Err(Reply::no_route()),
@@ -262,6 +265,16 @@ async fn run(
 
 fn count(counter: &std::sync::atomic::AtomicU64) {
     counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Where the request itself points, which Envoy adds to direct responses of 201 and 3xx (RFC 9110 §10.2.2).
+fn own_location(request: &Request) -> Vec<u8> {
+    let scheme: &[u8] = if forwarded_https(request) {
+        b"https://"
+    } else {
+        b"http://"
+    };
+    [scheme, &request.authority, &request.path].concat()
 }
 
 /// An upgrade passes when the route, or else the connection manager, allows it.

@@ -213,6 +213,14 @@ impl Reply {
         }
     }
 
+    /// The reply with a `location`; one that is no field value is left out.
+    pub(crate) fn located(self, location: &[u8]) -> Self {
+        match HeaderValue::from_bytes(location) {
+            Ok(location) => self.header(LOCATION, location),
+            Err(_) => self,
+        }
+    }
+
     /// Turns the reply into a response: as it is for HTTP, trailers-only for gRPC.
     pub(crate) fn into_response(self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
         let reply = *self.0;
