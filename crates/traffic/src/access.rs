@@ -360,25 +360,6 @@ pub fn grpc_status_of(code: Option<u16>) -> u32 {
     }
 }
 
-/// The HTTP status that stands for a gRPC status.
-#[must_use]
-pub fn http_status_of(grpc: u32) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
