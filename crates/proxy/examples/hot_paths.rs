@@ -239,7 +239,7 @@ fn write(count: usize) -> Result<(), Failure> {
     let head = HeadDecoder::default()
         .request(&mut BytesMut::from(REQUEST), &limits)?
         .ok_or("the request is complete")?;
-    let mut out = BytesMut::with_capacity(4096);
+    let mut out = Vec::with_capacity(4096);
     for _ in 0..count {
         out.clear();
         let host = head.host.as_deref().unwrap_or_default();

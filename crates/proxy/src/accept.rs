@@ -19,7 +19,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::connection::{ConnInfo, Inspected, TlsFacts};
 use crate::limit::Slot;
 use crate::listener::{ChainRuntime, ListenerRuntime};
-use crate::state::Drain;
 use crate::worker::{Served, Worker};
 use crate::{http, tcp};
 
@@ -52,7 +51,7 @@ struct Intake {
     buffer: BytesMut,
 }
 
-/// Serves one connection from accept to close.
+/// Serves one connection from accept to close. The end of the process drops it with its worker.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     listener: Arc<ListenerRuntime>,
@@ -60,7 +59,6 @@ pub(crate) async fn serve(
     remote: SocketAddr,
     served: Served,
 ) {
-    let mut drain = worker.shared.drain();
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let local = socket.local_addr().unwrap_or(nowhere);
     let intake = Intake {
@@ -73,20 +71,13 @@ pub(crate) async fn serve(
         metadata: Metadata::default(),
         buffer: BytesMut::new(),
     };
-    let work = async {
-        match take_in(&worker, intake).await {
-            Ok((info, stream)) => {
-                let logged = ListenerLog::new(&info);
-                dispatch(info, stream).await;
-                drop(logged);
-            }
-            Err(error) => tracing::debug!(%error, %remote, "connection not served"),
+    match take_in(&worker, intake).await {
+        Ok((info, stream)) => {
+            let logged = ListenerLog::new(&info);
+            dispatch(info, stream).await;
+            drop(logged);
         }
-    };
-    tokio::select! {
-        biased;
-        _ = drain.wait_for(|state| *state == Drain::Forced) => {}
-        () = work => {}
+        Err(error) => tracing::debug!(%error, %remote, "connection not served"),
     }
     drop(served);
 }

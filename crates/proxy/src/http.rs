@@ -37,7 +37,7 @@ use crate::idle::IdleTimer;
 pub(crate) use early::new_request_id;
 
 use downstream::{Downstream, Http1Side};
-use exchange::Context;
+use exchange::{Closing, Context};
 use request::Request;
 
 /// Serves all requests of one connection.
@@ -135,10 +135,11 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
     let mut served: u32 = 0;
     let opened = Instant::now();
     // One for the connection: watching anew for each request would cost a lock each time.
-    let mut closing = std::pin::pin!(context.closing());
+    let closing = std::pin::pin!(context.closing());
+    let mut closing = Closing::new(&context, closing);
     loop {
         let head = match next_request(
-            closing.as_mut(),
+            &mut closing,
             &mut conn,
             &limits,
             &mut between,
@@ -202,7 +203,7 @@ async fn tell_to_continue(conn: &mut Conn) -> std::io::Result<()> {
 
 /// Waits for the next head. While nothing of it has arrived, idleness and drain end the connection.
 async fn next_request(
-    mut closing: std::pin::Pin<&mut impl Future<Output = ()>>,
+    closing: &mut Closing<'_, impl Future<Output = ()>>,
     conn: &mut Conn,
     limits: &HeadLimits,
     idle: &mut IdleTimer,
@@ -221,7 +222,7 @@ async fn next_request(
             Poll::Pending => {}
         }
         if conn.buffered().is_empty() {
-            if closing.as_mut().poll(cx).is_ready() {
+            if closing.poll(cx).is_ready() {
                 return Poll::Ready(Between::Closed);
             }
         } else if let Some(limit) = head_timeout {

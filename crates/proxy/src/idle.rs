@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use meltemi_upstream::clock;
 use tokio::time::{Instant, Sleep};
 
 /// The timer; never fires without a limit.
@@ -20,7 +21,7 @@ impl IdleTimer {
     pub(crate) fn new(limit: Option<Duration>) -> Self {
         Self {
             limit,
-            last: Instant::now(),
+            last: clock::now(),
             sleep: None,
         }
     }
@@ -28,7 +29,7 @@ impl IdleTimer {
     /// Something happened.
     pub(crate) fn touch(&mut self) {
         if self.limit.is_some() {
-            self.last = Instant::now();
+            self.last = clock::now();
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use meltemi_upstream::clock;
 use meltemi_upstream::pool::{Pools, SWEEP_INTERVAL};
 use meltemi_upstream::stream::{DetachedSocket, Socket};
 use parking_lot::Mutex;
@@ -259,13 +260,8 @@ fn serve(
     slot: Option<Slot>,
 ) {
     let served = Served::new(worker, slot);
-    tokio::task::spawn_local(accept::serve(
-        Rc::clone(worker),
-        owner,
-        socket,
-        remote,
-        served,
-    ));
+    let connection = accept::serve(Rc::clone(worker), owner, socket, remote, served);
+    tokio::task::spawn_local(clock::in_turns(connection));
 }
 
 async fn accept_failed(error: &io::Error) {

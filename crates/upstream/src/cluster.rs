@@ -168,6 +168,15 @@ pub struct Transport {
     pub tls: Option<ClientContext>,
     /// The PROXY header that goes first.
     pub proxy_protocol: Option<Arc<ProxyProtocol>>,
+    /// Its cluster was replaced or removed: what was connected through it serves no further request.
+    retired: AtomicBool,
+}
+
+impl Transport {
+    /// Connections made through it are to be closed once they are idle.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
 }
 
 /// One cluster.
@@ -233,6 +242,13 @@ impl Cluster {
             state,
             transports,
         })
+    }
+
+    /// The cluster serves no more: its pooled connections close at the next sweep.
+    pub(crate) fn retire(&self) {
+        for transport in &self.transports {
+            transport.retired.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Responses by status, to internal requests or to others.
@@ -525,5 +541,6 @@ fn transport(config: &TransportConfig, secrets: &Arc<SecretStore>) -> Arc<Transp
         id: next_id(),
         tls,
         proxy_protocol,
+        retired: AtomicBool::new(false),
     })
 }

@@ -341,6 +341,14 @@ impl Exchange {
         }
     }
 
+    /// Nothing was flushed yet: the task is polled again within this turn.
+    pub fn defers(&self) -> bool {
+        match &self.0 {
+            Kind::Http1 { lease, .. } => lease.look().defers(),
+            Kind::Http2(_) => false,
+        }
+    }
+
     /// Bytes sent to and received from the upstream so far; HTTP/2 shares its connection and does not say.
     pub fn take_wire(&mut self) -> (u64, u64) {
         match &mut self.0 {

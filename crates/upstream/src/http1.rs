@@ -354,6 +354,11 @@ impl Conn {
         self.output.congested()
     }
 
+    /// What is queued goes out when the other tasks that are ready have had their turn.
+    pub fn defers(&self) -> bool {
+        self.output.defers()
+    }
+
     /// Queued outgoing bytes.
     pub fn waiting(&self) -> usize {
         self.output.waiting()

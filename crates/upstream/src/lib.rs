@@ -4,10 +4,11 @@
 //! [`host::Host`] → [`pool::Pools::acquire`] lends a connection → [`exchange::Exchange`] carries the request.
 //! The choice itself is maths of `traffic`; this crate holds the state that the maths reads.
 //!
-//! Never here: routes, listeners, retries, logs. The server side only shares [`stream`], [`http1`], [`http2`] and [`tls`].
+//! Never here: routes, listeners, retries, logs. The server side only shares [`stream`], [`http1`], [`http2`], [`tls`] and [`clock`].
 
 pub mod balance;
 pub mod breaker;
+pub mod clock;
 pub mod cluster;
 pub mod connect;
 pub mod exchange;

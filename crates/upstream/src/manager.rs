@@ -108,8 +108,10 @@ impl ClusterManager {
     pub fn apply(self: &Arc<Self>, configs: Vec<Arc<ClusterConfig>>, removed: &[Str]) {
         let mut inner = self.inner.lock();
         let mut table = AHashMap::clone(&self.clusters.load());
+        let mut replaced = Vec::new();
         for name in removed {
             let gone = table.remove(name);
+            replaced.extend(gone.clone());
             let gone = inner.warming.remove(name).or(gone);
             // When it comes back it is subscribed to anew, and old endpoints must not serve until then.
             if let Some(service) = gone.as_deref().and_then(eds_key) {
@@ -128,12 +130,20 @@ impl ClusterManager {
             let name = cluster.config.name.clone();
             if cluster.warm.load(Ordering::Acquire) {
                 inner.warming.remove(&name);
-                table.insert(name, cluster);
+                replaced.extend(table.insert(name, cluster));
             } else {
                 inner.warming.insert(name, cluster);
             }
         }
+        self.publish(table, &replaced);
+    }
+
+    /// Puts a table into use; the clusters that it replaces serve no more.
+    fn publish(&self, table: AHashMap<Str, Arc<Cluster>>, replaced: &[Arc<Cluster>]) {
         self.clusters.store(Arc::new(table));
+        for cluster in replaced {
+            cluster.retire();
+        }
     }
 
     /// Takes endpoint assignments, each with the key of its references; clusters that waited for them become active,
@@ -226,12 +236,13 @@ impl ClusterManager {
             return;
         }
         let mut table = AHashMap::clone(&self.clusters.load());
+        let mut replaced = Vec::new();
         for cluster in clusters {
             let name = cluster.config.name.clone();
             inner.warming.remove(&name);
-            table.insert(name, cluster);
+            replaced.extend(table.insert(name, cluster));
         }
-        self.clusters.store(Arc::new(table));
+        self.publish(table, &replaced);
         self.activated.send_modify(|count| *count += 1);
     }
 

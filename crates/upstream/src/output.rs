@@ -1,37 +1,69 @@
 //! Outgoing bytes of one connection: small pieces are gathered, large ones queued, all leave in one `writev`.
+//!
+//! A small message first lets the other tasks that are ready have their turn. What a worker has read then goes out in one
+//! go: the receiver wakes up once for many messages instead of once, often across processors, for each.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use crate::stream::Stream;
 
 /// Pieces up to this size are copied together: cheaper than one more slice.
 const COPY_BELOW: usize = 2 * 1024;
+/// Messages below this size wait for the others of their turn; larger ones are worth a wake-up.
+const DEFER_BELOW: usize = 16 * 1024;
 /// Most slices of one `writev`.
 const MAX_SLICES: usize = 16;
 /// Above this many waiting bytes the other side is no longer read. Small, because every proxied byte in here
 /// is memory of a slow reader; large enough for a full socket buffer's worth of work per wake-up.
 pub const HIGH_WATER: usize = 64 * 1024;
 
+/// Room that a fresh tail gets: most heads with a small body.
+const TAIL_ROOM: usize = 4 * 1024;
+/// Most tails that a thread keeps for the connections that write next.
+const MAX_SPARE: usize = 64;
+
+thread_local! {
+    /// Tails without an owner, empty, of [`TAIL_ROOM`]. Connections come and go between two messages, their buffers need not.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Output {
     queue: VecDeque<Bytes>,
-    tail: BytesMut,
+    /// What comes after the queue; from `sent` on where there is no queue.
+    tail: Vec<u8>,
+    /// Bytes of the tail that the stream has taken.
+    sent: usize,
     waiting: usize,
     /// Everything appended since it was last asked for.
     total: u64,
     unflushed: bool,
+    turn: Turn,
+}
+
+/// Whether the others of the turn have been let ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Turn {
+    #[default]
+    NotAsked,
+    Asked,
+    Had,
 }
 
 impl Output {
     /// Appends through an encoder.
-    pub fn encode(&mut self, write: impl FnOnce(&mut BytesMut)) {
+    pub fn encode(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.tail.capacity() == 0 {
+            self.tail = spare();
+        }
         let before = self.tail.len();
         write(&mut self.tail);
         let more = self.tail.len() - before;
@@ -44,11 +76,17 @@ impl Output {
         self.waiting += bytes.len();
         self.total += bytes.len() as u64;
         if bytes.len() < COPY_BELOW {
+            if self.tail.capacity() == 0 {
+                self.tail = spare();
+            }
             self.tail.extend_from_slice(&bytes);
             return;
         }
-        if !self.tail.is_empty() {
-            self.queue.push_back(self.tail.split().freeze());
+        if self.sent < self.tail.len() {
+            let mut head = Bytes::from(std::mem::take(&mut self.tail));
+            head.advance(self.sent);
+            self.queue.push_back(head);
+            self.sent = 0;
         }
         self.queue.push_back(bytes);
     }
@@ -71,17 +109,35 @@ impl Output {
     /// Gives the memory back; only when nothing waits.
     pub fn release(&mut self) {
         if self.waiting == 0 {
-            self.tail = BytesMut::new();
+            give_back(std::mem::take(&mut self.tail));
+            self.sent = 0;
             self.queue = VecDeque::new();
         }
     }
 
-    /// Writes everything; returns the bytes written by this call once all is out.
+    /// The last flush only let others ahead; the task is polled again in this turn.
+    pub fn defers(&self) -> bool {
+        self.turn == Turn::Asked
+    }
+
+    /// Lets the other tasks that are ready go first, once for each message.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turn == Turn::NotAsked && (1..DEFER_BELOW).contains(&self.waiting) {
+            self.turn = Turn::Asked;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.turn = Turn::Had;
+        Poll::Ready(())
+    }
+
+    /// Writes everything; ready once all is out.
     pub fn poll_flush(
         &mut self,
         stream: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_turn(cx));
         while self.waiting > 0 {
             let written = ready!(self.poll_write(stream, cx))?;
             if written == 0 {
@@ -94,19 +150,20 @@ impl Output {
             ready!(Pin::new(stream).poll_flush(cx))?;
             self.unflushed = false;
         }
+        self.turn = Turn::NotAsked;
         Poll::Ready(Ok(()))
     }
 
     fn poll_write(&self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.queue.is_empty() {
-            return Pin::new(stream).poll_write(cx, &self.tail);
+            return Pin::new(stream).poll_write(cx, &self.tail[self.sent..]);
         }
         let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
         let parts = self
             .queue
             .iter()
             .map(|bytes| &bytes[..])
-            .chain(std::iter::once(&self.tail[..]));
+            .chain(std::iter::once(&self.tail[self.sent..]));
         let mut count = 0;
         for (slice, part) in slices.iter_mut().zip(parts) {
             *slice = io::IoSlice::new(part);
@@ -125,10 +182,27 @@ impl Output {
             written -= front.len();
             self.queue.pop_front();
         }
-        if written == self.tail.len() {
+        self.sent += written;
+        if self.sent == self.tail.len() {
             self.tail.clear();
-        } else {
-            self.tail.advance(written);
+            self.sent = 0;
         }
+    }
+}
+
+fn spare() -> Vec<u8> {
+    SPARE
+        .with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| Vec::with_capacity(TAIL_ROOM))
+}
+
+fn give_back(mut tail: Vec<u8>) {
+    if tail.capacity() == TAIL_ROOM {
+        tail.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.push(tail);
+            }
+        });
     }
 }

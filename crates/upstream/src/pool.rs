@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::balance::Pick;
 use crate::breaker::{Breaker, Gauge};
+use crate::clock;
 use crate::cluster::{Cluster, Transport, next_id};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
 use crate::gather::gather;
@@ -94,9 +95,11 @@ pub struct ConnFacts {
 }
 
 impl ConnFacts {
-    /// No further request: the host is gone or gives its connections up, or the connection has lived long enough.
+    /// No further request: the host or its cluster is gone or gives its connections up, or the connection has lived long
+    /// enough.
     fn is_over(&self, host: &Host, cluster: &Limits, now: impl FnOnce() -> Instant) -> bool {
         host.state.is_removed()
+            || host.transport.is_retired()
             || host.state.drains() != self.drains
             || cluster.max_age.is_some_and(|max| now() - self.born >= max)
     }
@@ -262,7 +265,7 @@ impl Http1Lease {
             ..
         } = self;
         pooled.served += 1;
-        pooled.since = Instant::now();
+        pooled.since = clock::now();
         let served = pooled.limits.max_requests;
         let done = served.is_some_and(|max| pooled.served >= max)
             || pooled
@@ -327,10 +330,10 @@ impl Pools {
     pub fn pick(&self, cluster: &Cluster, pick: &Pick<'_>) -> Option<Arc<Host>> {
         let mut picks = self.picks.borrow_mut();
         let name = &cluster.config.name;
-        if !picks.contains_key(name) {
-            picks.insert(name.clone(), PickState::default());
-        }
-        let state = picks.get_mut(name)?;
+        let state = match picks.get_mut(name) {
+            Some(state) => state,
+            None => picks.entry(name.clone()).or_default(),
+        };
         let host = cluster.hosts.load().pick(state, pick).cloned();
         let panics = state.take_panics();
         if panics > 0 {

@@ -263,6 +263,14 @@ impl Downstream<'_> {
         }
     }
 
+    /// Nothing was flushed yet: the task is polled again within this turn.
+    pub(crate) fn defers(&self) -> bool {
+        match self {
+            Self::Http1(side) => side.conn.defers(),
+            Self::Http2(_) => false,
+        }
+    }
+
     /// From now on the client's bytes are opaque (after 101, or 200 to CONNECT).
     pub(crate) fn switch_to_raw(&mut self) {
         if let Self::Http1(side) = self {

@@ -91,8 +91,8 @@ pub(crate) fn process(
     let present = Present::of(&request.headers);
     remove_hop_by_hop(hcm, request, early.upgrade.is_some(), &present);
     forwarded(hcm, conn, request, &mut early, &present);
-    request_id(hcm, request, &mut early);
-    xfcc::apply(hcm, conn, &mut request.headers);
+    request_id(hcm, request, &mut early, &present);
+    xfcc::apply(hcm, conn, &mut request.headers, present.client_cert);
     if hcm.add_user_agent {
         name_service(conn, &mut request.headers);
     }
@@ -301,6 +301,9 @@ struct Present {
     proxy_connection: bool,
     expect: bool,
     forwarded_for: bool,
+    forwarded_proto: bool,
+    request_id: bool,
+    client_cert: bool,
     envoy: bool,
 }
 
@@ -316,6 +319,9 @@ impl Present {
                 "proxy-connection" => present.proxy_connection = true,
                 "expect" => present.expect = true,
                 "x-forwarded-for" => present.forwarded_for = true,
+                "x-forwarded-proto" => present.forwarded_proto = true,
+                "x-request-id" => present.request_id = true,
+                "x-forwarded-client-cert" => present.client_cert = true,
                 other => present.envoy |= other.starts_with("x-envoy-"),
             }
         }
@@ -419,17 +425,17 @@ fn forwarded(
         append_xff(&mut request.headers, shown);
     }
     let scheme = if conn.tls.is_some() { "https" } else { "http" };
-    let proto = HeaderValue::from_static(scheme);
-    if hcm.use_remote_address && hcm.xff_trusted_hops == 0 {
-        request.headers.insert(X_FORWARDED_PROTO, proto);
+    let said = present.forwarded_proto && !(hcm.use_remote_address && hcm.xff_trusted_hops == 0);
+    let https = if said {
+        let have = request.headers.get(X_FORWARDED_PROTO);
+        have.is_some_and(|value| value == "https")
     } else {
-        request.headers.entry(X_FORWARDED_PROTO).or_insert(proto);
-    }
+        let proto = HeaderValue::from_static(scheme);
+        request.headers.insert(X_FORWARDED_PROTO, proto);
+        conn.tls.is_some()
+    };
     if !request.absolute && request.protocol != Protocol::Http2 {
-        request.https = request
-            .headers
-            .get(X_FORWARDED_PROTO)
-            .is_some_and(|value| value == "https");
+        request.https = https;
     }
     early.internal = is_internal(hcm, &chain, early.remote);
     if early.internal {
@@ -516,17 +522,23 @@ fn is_internal(hcm: &ConnectionManager, chain: &[Option<IpAddr>], client: Option
     is_single && client.is_some_and(|client| blocks.iter().any(|block| block.contains(client)))
 }
 
-fn request_id(hcm: &ConnectionManager, request: &mut Request, early: &mut Early) {
-    let have = request
-        .headers
-        .get(X_REQUEST_ID)
+fn request_id(
+    hcm: &ConnectionManager,
+    request: &mut Request,
+    early: &mut Early,
+    present: &Present,
+) {
+    let brought = present
+        .request_id
+        .then(|| request.headers.get(X_REQUEST_ID));
+    let have = brought
+        .flatten()
         .map(|value| stable_random(value.as_bytes()));
     early.random = match have {
         Some(random) => random,
         None if hcm.generate_request_id => {
-            let id = new_request_id();
-            let random = stable_random(&id);
-            if let Ok(id) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&id)) {
+            let (id, random) = new_id();
+            if let Ok(id) = HeaderValue::from_bytes(&id) {
                 request.headers.insert(X_REQUEST_ID, id);
             }
             random
@@ -545,6 +557,11 @@ fn stable_random(id: &[u8]) -> u64 {
 
 /// A version 4 UUID; its version digit `4` also says "not traced" in Envoy's encoding.
 pub(crate) fn new_request_id() -> [u8; 36] {
+    new_id().0
+}
+
+/// The same with its [`stable_random`].
+fn new_id() -> ([u8; 36], u64) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut bits = fastrand::u128(..);
     bits = (bits & !(0xf << 76)) | (0x4 << 76);
@@ -557,7 +574,7 @@ pub(crate) fn new_request_id() -> [u8; 36] {
             *slot = HEX[((bits >> shift) & 0xf) as usize];
         }
     }
-    out
+    (out, (bits >> 96) as u64)
 }
 
 #[cfg(test)]
@@ -567,7 +584,8 @@ mod tests {
     #[test]
     fn a_request_id_is_a_version_4_uuid() {
         for _ in 0..50 {
-            let id = new_request_id();
+            let (id, random) = new_id();
+            assert_eq!(random, stable_random(&id));
             let text = std::str::from_utf8(&id).unwrap();
             assert_eq!(text.as_bytes()[14], b'4');
             assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");

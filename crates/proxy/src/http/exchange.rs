@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -109,6 +111,11 @@ impl Context {
         }
     }
 
+    /// The end may have begun: the cheap question before [`Self::closing`].
+    fn may_close(&self) -> bool {
+        self.worker().shared.drain_state() != Drain::Off || *self.info.chain.retired.borrow()
+    }
+
     /// Ready when idle connections should close. A client that is about to reuse its connection to a replaced chain
     /// would lose that request, so it is told by its next response and has the drain time for it.
     pub(crate) fn closing(&self) -> impl Future<Output = ()> + use<> {
@@ -124,6 +131,34 @@ impl Context {
                 () = replaced => {}
             }
         }
+    }
+}
+
+/// [`Context::closing`] for a connection that asks between all its requests. To watch two channels takes locks, so once it
+/// watches it is only polled again when there may be something to learn.
+pub(crate) struct Closing<'a, F> {
+    context: &'a Context,
+    ends: Pin<&'a mut F>,
+    watches: bool,
+}
+
+impl<'a, F: Future<Output = ()>> Closing<'a, F> {
+    pub(crate) fn new(context: &'a Context, ends: Pin<&'a mut F>) -> Self {
+        let watches = false;
+        Self {
+            context,
+            ends,
+            watches,
+        }
+    }
+
+    /// Ready when the connection should close. All polls must come from one task.
+    pub(crate) fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        if self.watches && !self.context.may_close() {
+            return Poll::Pending;
+        }
+        self.watches = true;
+        self.ends.as_mut().poll(cx)
     }
 }
 
@@ -341,15 +376,21 @@ fn forwarded_https(request: &Request) -> bool {
 fn select(exchange: &mut Exchange, table: &RouteTable) -> Result<Arc<Route>, Reply> {
     let tls = exchange.context.info().tls.as_ref();
     let peer = tls.and_then(|tls| tls.peer.as_ref());
-    let facts = RouteFacts {
+    let mut facts = RouteFacts {
         random: exchange.early.random,
-        https: forwarded_https(&exchange.request),
+        https: false,
         external: !exchange.early.internal,
         tls_presented: peer.is_some(),
         tls_validated: peer.is_some_and(|peer| peer.validated),
         metadata: Some(&exchange.metadata),
     };
-    match table.select(&exchange.request, &facts) {
+    let mut selected = table.select(&exchange.request, &facts);
+    // Looked up only where a virtual host asks for it.
+    if matches!(selected, Selected::HttpsRequired(_)) && forwarded_https(&exchange.request) {
+        facts.https = true;
+        selected = table.select(&exchange.request, &facts);
+    }
+    match selected {
         Selected::Route(_, route) => Ok(Arc::clone(route)),
         Selected::HttpsRequired(_) => {
             let host = meltemi_traffic::select::without_port(&exchange.request.authority);

@@ -31,6 +31,7 @@ use meltemi_upstream::exchange::{Exchange as Stream, Outgoing, ResponseStart, St
 use meltemi_upstream::host::Host;
 use meltemi_upstream::outlier::Outcome;
 use meltemi_wire::http1::head::HeadLimits;
+use smallvec::SmallVec;
 
 use super::downstream::Downstream;
 use super::exchange::{Ended, Plan};
@@ -46,6 +47,7 @@ const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count
 const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 /// A host asks in an answer to ordinary traffic that it be used no more.
 const FAIL_AT_ONCE: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Largest response head from upstreams, as Envoy's default for HTTP/1.
 const MAX_RESPONSE_HEAD: usize = 80 * 1024;
 /// Envoy's default `max_headers_count`.
@@ -58,7 +60,7 @@ struct Attempts {
     extra: RequestRetry,
     timeouts: Timeouts,
     body: RequestBody,
-    tried: Vec<u64>,
+    tried: SmallVec<[u64; 4]>,
     retry: Option<Gauge>,
     high_priority: bool,
     /// The last attempt took too long.
@@ -157,7 +159,7 @@ fn judged(cluster: &Cluster, start: &ResponseStart) -> Outcome {
     }
     let grpc = start
         .headers
-        .get("grpc-status")
+        .get(GRPC_STATUS)
         .and_then(|value| value.to_str().ok()?.parse().ok());
     Outcome::response(grpc.map_or(status, meltemi_traffic::access::http_status_of_grpc))
 }
@@ -181,7 +183,7 @@ impl Attempts {
             extra: RequestRetry::default(),
             timeouts,
             body,
-            tried: Vec::new(),
+            tried: SmallVec::new(),
             retry: None,
             high_priority: forward.high_priority,
             timed_out: false,

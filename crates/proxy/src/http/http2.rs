@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use h2::Reason;
 use meltemi_traffic::hcm::{ConnectionManager, Http2Options};
+use meltemi_upstream::clock;
 use meltemi_upstream::gather::{Gather, Gathered, gather};
 use meltemi_upstream::http2;
 use meltemi_upstream::keepalive::KeepAlive;
@@ -109,12 +110,8 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
                     draining = true;
                     connection.graceful_shutdown();
                 }
-                tokio::task::spawn_local(serve_stream(
-                    context.clone(),
-                    head,
-                    respond,
-                    Rc::clone(&streams),
-                ));
+                let stream = serve_stream(context.clone(), head, respond, Rc::clone(&streams));
+                tokio::task::spawn_local(clock::in_turns(stream));
             }
             Some(Err(error)) => {
                 match broken.get() {

@@ -16,6 +16,7 @@ use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::mutation::{HeaderOp, apply_request};
 use meltemi_traffic::route::Route;
+use meltemi_upstream::clock;
 use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::exchange::ResponseLength;
 use meltemi_upstream::host::Host;
@@ -123,7 +124,7 @@ impl Exchange {
             request,
             early: Early::default(),
             started: crate::logs::now(),
-            clock: Instant::now(),
+            clock: clock::now(),
             times: Times::default(),
             flags: ResponseFlags::NONE,
             details: Cow::Borrowed(""),
@@ -206,7 +207,7 @@ impl Exchange {
 
     /// Time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.clock.elapsed()
+        clock::now() - self.clock
     }
 
     /// What formats can ask of the exchange as it is now.

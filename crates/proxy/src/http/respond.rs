@@ -147,7 +147,12 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, tunnel: bool) {
     }
     if connection && let Some(connection) = headers.remove(CONNECTION) {
         for name in connection.as_bytes().split(|byte| *byte == b',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+            let name = name.trim_ascii();
+            // What HTTP/1 servers say most, and names no field.
+            if name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close") {
+                continue;
+            }
+            if let Ok(name) = HeaderName::from_bytes(name) {
                 headers.remove(name);
             }
         }

@@ -8,8 +8,13 @@ use crate::connection::ConnInfo;
 
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// Forwards, extends, replaces or removes the header as the connection manager says.
-pub(crate) fn apply(hcm: &ConnectionManager, conn: &ConnInfo, headers: &mut HeaderMap) {
+/// Forwards, extends, replaces or removes the header as the connection manager says; `present` tells that the client sent one.
+pub(crate) fn apply(
+    hcm: &ConnectionManager,
+    conn: &ConnInfo,
+    headers: &mut HeaderMap,
+    present: bool,
+) {
     if hcm.xfcc == XfccMode::AlwaysForwardOnly {
         return;
     }
@@ -18,7 +23,9 @@ pub(crate) fn apply(hcm: &ConnectionManager, conn: &ConnInfo, headers: &mut Head
         .as_ref()
         .and_then(|tls| tls.peer.as_ref().map(|peer| (tls, peer)));
     let Some((tls, peer)) = peer.filter(|_| hcm.xfcc != XfccMode::Sanitize) else {
-        headers.remove(XFCC);
+        if present {
+            headers.remove(XFCC);
+        }
         return;
     };
     if hcm.xfcc == XfccMode::ForwardOnly {

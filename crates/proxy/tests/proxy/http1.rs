@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use meltemi_proxy::{Change, static_resources};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -355,5 +356,34 @@ async fn a_client_that_leaves_is_logged_once_as_dc() {
         }
     })
     .await;
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_cluster_gives_its_idle_connections_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bootstrap = plain(listener.local_addr().unwrap());
+    let proxy = Proxy::start(&bootstrap);
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 1024];
+        let count = stream.read(&mut head).await.unwrap();
+        assert!(count > 0);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream.read(&mut head).await.unwrap()
+    });
+    let answer = proxy
+        .raw(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let again = static_resources("test", &bootstrap).unwrap();
+    let errors = proxy.engine.apply(Change {
+        clusters: again.clusters,
+        ..Change::default()
+    });
+    assert!(errors.is_empty(), "{errors:?}");
+    let read = soon("the end of the connection", serving).await.unwrap();
+    assert_eq!(read, 0, "nothing but the end comes on an idle connection");
     proxy.stop().await;
 }

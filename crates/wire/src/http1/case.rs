@@ -1,6 +1,6 @@
 //! Spelling of header names: lower case, `Proper-Case`, or as the peer spelt them (Envoy's `header_key_format`).
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 /// Whether spellings are remembered, and how names are written that the peer did not send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,23 +60,23 @@ pub enum Casing<'a> {
 
 impl Casing<'_> {
     /// Writes a name that is held in lower case.
-    pub fn write(self, dst: &mut BytesMut, name: &str) {
+    pub fn write(self, dst: &mut Vec<u8>, name: &str) {
         match self {
-            Self::Lower => dst.put_slice(name.as_bytes()),
+            Self::Lower => dst.extend_from_slice(name.as_bytes()),
             Self::Proper => proper(dst, name),
             Self::Kept(case) => match case.spelling(name) {
-                Some(spelling) => dst.put_slice(spelling),
+                Some(spelling) => dst.extend_from_slice(spelling),
                 None if case.new_proper => proper(dst, name),
-                None => dst.put_slice(name.as_bytes()),
+                None => dst.extend_from_slice(name.as_bytes()),
             },
         }
     }
 }
 
-fn proper(dst: &mut BytesMut, name: &str) {
+fn proper(dst: &mut Vec<u8>, name: &str) {
     let mut starts = true;
     for byte in name.bytes() {
-        dst.put_u8(if starts {
+        dst.push(if starts {
             byte.to_ascii_uppercase()
         } else {
             byte
@@ -90,9 +90,9 @@ mod tests {
     use super::*;
 
     fn written(case: Casing<'_>, name: &str) -> String {
-        let mut dst = BytesMut::new();
+        let mut dst = Vec::new();
         case.write(&mut dst, name);
-        String::from_utf8(dst.to_vec()).unwrap()
+        String::from_utf8(dst).unwrap()
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Nothing is checked here: [`http::HeaderName`] and [`http::HeaderValue`] cannot hold a line end, and the
 //! request-target has been through the decoder or the router.
 
-use bytes::{BufMut, BytesMut};
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
@@ -16,7 +15,7 @@ pub const MAX_CHUNK_SIZE_LINE: usize = 18;
 /// Writes a request head. `host` goes first, as every client does; `headers` must not hold Host or the
 /// framing headers, which follow from `framing`.
 pub fn request(
-    dst: &mut BytesMut,
+    dst: &mut Vec<u8>,
     method: &Method,
     target: &[u8],
     host: &[u8],
@@ -25,10 +24,10 @@ pub fn request(
     case: Casing<'_>,
 ) {
     dst.reserve(64 + target.len() + host.len() + headers.len() * 48);
-    dst.put_slice(method.as_str().as_bytes());
-    dst.put_u8(b' ');
-    dst.put_slice(target);
-    dst.put_slice(b" HTTP/1.1\r\n");
+    dst.extend_from_slice(method.as_str().as_bytes());
+    dst.push(b' ');
+    dst.extend_from_slice(target);
+    dst.extend_from_slice(b" HTTP/1.1\r\n");
     line(dst, "host", host, case);
     lines(dst, headers, case);
     match framing {
@@ -36,7 +35,7 @@ pub fn request(
         Framing::Length(length) => content_length(dst, length, case),
         Framing::Chunked | Framing::UntilClose => line(dst, "transfer-encoding", b"chunked", case),
     }
-    dst.put_slice(b"\r\n");
+    dst.extend_from_slice(b"\r\n");
 }
 
 /// How a response head announces its body.
@@ -52,7 +51,7 @@ pub enum ResponseBody {
 
 /// Writes a response head; `headers` must not hold the framing headers or Connection.
 pub fn response(
-    dst: &mut BytesMut,
+    dst: &mut Vec<u8>,
     status: StatusCode,
     headers: &HeaderMap,
     body: ResponseBody,
@@ -62,16 +61,16 @@ pub fn response(
 ) {
     dst.reserve(64 + headers.len() * 48);
     if status == StatusCode::OK && version == Version::Http11 {
-        dst.put_slice(b"HTTP/1.1 200 OK\r\n");
+        dst.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     } else {
-        dst.put_slice(match version {
+        dst.extend_from_slice(match version {
             Version::Http10 => b"HTTP/1.0 ",
             Version::Http11 => b"HTTP/1.1 ",
         });
-        dst.put_slice(status.as_str().as_bytes());
-        dst.put_u8(b' ');
-        dst.put_slice(reason(status).as_bytes());
-        dst.put_slice(b"\r\n");
+        dst.extend_from_slice(status.as_str().as_bytes());
+        dst.push(b' ');
+        dst.extend_from_slice(reason(status).as_bytes());
+        dst.extend_from_slice(b"\r\n");
     }
     lines(dst, headers, case);
     match body {
@@ -82,7 +81,7 @@ pub fn response(
     if let Some(connection) = connection {
         line(dst, "connection", connection.as_bytes(), case);
     }
-    dst.put_slice(b"\r\n");
+    dst.extend_from_slice(b"\r\n");
 }
 
 /// Reason phrases as Envoy writes them: it does not know the teapot.
@@ -94,48 +93,48 @@ pub fn reason(status: StatusCode) -> &'static str {
 }
 
 /// Writes the line that opens a chunk of `size` bytes.
-pub fn chunk_size(dst: &mut BytesMut, size: usize) {
+pub fn chunk_size(dst: &mut Vec<u8>, size: usize) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     dst.reserve(MAX_CHUNK_SIZE_LINE);
     let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
     for digit in (0..digits).rev() {
-        dst.put_u8(HEX[(size >> (digit * 4)) & 0xf]);
+        dst.push(HEX[(size >> (digit * 4)) & 0xf]);
     }
-    dst.put_slice(b"\r\n");
+    dst.extend_from_slice(b"\r\n");
 }
 
 /// Writes the last chunk and the trailers.
-pub fn last_chunk(dst: &mut BytesMut, trailers: Option<&HeaderMap>) {
-    dst.put_slice(b"0\r\n");
+pub fn last_chunk(dst: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
+    dst.extend_from_slice(b"0\r\n");
     if let Some(trailers) = trailers {
         lines(dst, trailers, Casing::Lower);
     }
-    dst.put_slice(b"\r\n");
+    dst.extend_from_slice(b"\r\n");
 }
 
-fn lines(dst: &mut BytesMut, headers: &HeaderMap, case: Casing<'_>) {
+fn lines(dst: &mut Vec<u8>, headers: &HeaderMap, case: Casing<'_>) {
     for (name, value) in headers {
         line(dst, name.as_str(), value.as_bytes(), case);
     }
 }
 
-fn line(dst: &mut BytesMut, name: &str, value: &[u8], case: Casing<'_>) {
+fn line(dst: &mut Vec<u8>, name: &str, value: &[u8], case: Casing<'_>) {
     dst.reserve(name.len() + value.len() + 4);
     case.write(dst, name);
-    dst.put_slice(b": ");
-    dst.put_slice(value);
-    dst.put_slice(b"\r\n");
+    dst.extend_from_slice(b": ");
+    dst.extend_from_slice(value);
+    dst.extend_from_slice(b"\r\n");
 }
 
-fn content_length(dst: &mut BytesMut, length: u64, case: Casing<'_>) {
+fn content_length(dst: &mut Vec<u8>, length: u64, case: Casing<'_>) {
     case.write(dst, "content-length");
-    dst.put_slice(b": ");
+    dst.extend_from_slice(b": ");
     decimal(dst, length);
-    dst.put_slice(b"\r\n");
+    dst.extend_from_slice(b"\r\n");
 }
 
 /// Writes a number in decimal without going through the formatting machinery.
-pub fn decimal(dst: &mut BytesMut, mut number: u64) {
+pub fn decimal(dst: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0_u8; 20];
     let mut at = digits.len();
     loop {
@@ -146,5 +145,5 @@ pub fn decimal(dst: &mut BytesMut, mut number: u64) {
             break;
         }
     }
-    dst.put_slice(&digits[at..]);
+    dst.extend_from_slice(&digits[at..]);
 }

@@ -407,7 +407,8 @@ struct Facts {
 }
 
 fn collect(head: &Bytes, lines: &[Line], request: bool) -> Result<(HeaderMap, Facts), HeadError> {
-    let mut headers = HeaderMap::with_capacity(lines.len() + 6);
+    // Room for what the proxy adds; the map's own step to twice the size comes after 12.
+    let mut headers = HeaderMap::with_capacity((lines.len() + 4).max(12));
     let mut facts = Facts::default();
     for line in lines {
         let name =

@@ -332,7 +332,7 @@ fn what_is_encoded_decodes_to_the_same_message() {
     let mut headers = HeaderMap::new();
     headers.append("a", HeaderValue::from_static("1"));
     headers.append("a", HeaderValue::from_static("2"));
-    let mut buf = BytesMut::new();
+    let mut buf = Vec::new();
     encode::request(
         &mut buf,
         &Method::POST,
@@ -347,6 +347,7 @@ fn what_is_encoded_decodes_to_the_same_message() {
     buf.extend_from_slice(b"\r\n");
     headers.insert(HeaderName::from_static("t"), HeaderValue::from_static("v"));
     encode::last_chunk(&mut buf, Some(&headers));
+    let mut buf = BytesMut::from(&buf[..]);
     let head = HeadDecoder::default()
         .request(&mut buf, &HeadLimits::default())
         .unwrap()
@@ -388,7 +389,7 @@ fn names_are_written_as_the_peer_spelt_them() {
         .unwrap();
     head.headers.insert("x-new", HeaderValue::from_static("3"));
     let case = head.case.unwrap();
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     let spelt = Casing::Kept(&case);
     encode::request(
         &mut out,
@@ -408,12 +409,12 @@ fn names_are_written_as_the_peer_spelt_them() {
 #[test]
 fn numbers_are_written_in_full() {
     for number in [0, 9, 10, 4096, u64::MAX] {
-        let mut buf = BytesMut::new();
+        let mut buf = Vec::new();
         encode::decimal(&mut buf, number);
         assert_eq!(buf, number.to_string().as_bytes());
     }
     for size in [0, 1, 15, 16, 4096, 65_536] {
-        let mut buf = BytesMut::new();
+        let mut buf = Vec::new();
         encode::chunk_size(&mut buf, size);
         assert_eq!(buf, format!("{size:x}\r\n").as_bytes());
     }
@@ -421,7 +422,7 @@ fn numbers_are_written_in_full() {
 
 #[test]
 fn a_response_head_announces_body_and_connection() {
-    let mut buf = BytesMut::new();
+    let mut buf = Vec::new();
     encode::response(
         &mut buf,
         StatusCode::OK,

@@ -150,6 +150,7 @@ pub(super) async fn until_head(
                 }
                 // The upstream may have answered before it closed: look at the response first.
                 Poll::Ready(Err(RequestError::Upstream(error))) => write_error = Some(error),
+                Poll::Pending if sides.stream.defers() => return Poll::Pending,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
@@ -331,11 +332,12 @@ pub(super) fn send_head(
     down.set_spelling(case);
     let bodyless =
         exchange.request.method == http::Method::HEAD || status == StatusCode::NOT_MODIFIED;
-    let length = match content_length(&headers) {
+    let announced = || content_length(&headers);
+    let length = match body {
         // Announced for what a GET would have got; nothing follows.
-        Some(length) if bodyless => ResponseLength::Known(length),
+        _ if bodyless => announced().map_or(body, ResponseLength::Known),
         // HTTP/2 has no need to announce an empty body, but passes on that the upstream did.
-        Some(0) if down.is_http2() => ResponseLength::Known(0),
+        _ if down.is_http2() && announced() == Some(0) => ResponseLength::Known(0),
         _ => body,
     };
     exchange.status = Some(status);
@@ -350,10 +352,7 @@ pub(super) fn send_head(
         && let Some(since) = exchange.times.request_end
     {
         let millis = exchange.elapsed().saturating_sub(since).as_millis();
-        headers.insert(
-            SERVICE_TIME,
-            u64::try_from(millis).unwrap_or(u64::MAX).into(),
-        );
+        headers.insert(SERVICE_TIME, decimal(millis));
     }
     if plan.route.attempt_count_in_response {
         headers.insert(ATTEMPT_COUNT, exchange.attempts.into());
@@ -381,6 +380,16 @@ pub(super) fn send_head(
     let now = exchange.elapsed();
     exchange.times.first_tx = Some(now);
     down.send_head(status, &mut headers, length, tunnel)
+}
+
+/// A number of milliseconds; those of quick answers are at hand.
+fn decimal(millis: u128) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let digit = usize::try_from(millis).ok().and_then(|at| DIGITS.get(at));
+    match digit {
+        Some(digit) => HeaderValue::from_static(digit),
+        None => u64::try_from(millis).unwrap_or(u64::MAX).into(),
+    }
 }
 
 /// Moves both bodies until the response is complete (a tunnel: both directions).
@@ -420,6 +429,7 @@ pub(super) async fn both(
         match poll_response(cx, sides, &mut response_done, idle) {
             Poll::Ready(Some(ended)) => return Poll::Ready(ended),
             Poll::Ready(None) if request_done || !tunnel => return Poll::Ready(Ended::Complete),
+            Poll::Pending if sides.down.defers() => return Poll::Pending,
             Poll::Ready(None) | Poll::Pending => {}
         }
         if request_done

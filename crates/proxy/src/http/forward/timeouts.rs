@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::HeaderName;
+use http::header::{HeaderMap, HeaderName};
 use meltemi_traffic::retry::RetryPolicy;
 use meltemi_traffic::route::Forward;
 use tokio::time::{Instant, Sleep};
@@ -142,6 +142,11 @@ fn effective(exchange: &mut Exchange, forward: &Forward) -> Option<Duration> {
                 asked.saturating_sub(forward.grpc_timeout_header_offset.unwrap_or_default());
             timeout = Some(cap.map_or(asked, |cap| asked.min(cap)));
         }
+    }
+    // A filter may have added it; to look at the names costs less than to hash this one.
+    let asks = |headers: &HeaderMap| headers.keys().any(|name| *name == UPSTREAM_TIMEOUT);
+    if !asks(&exchange.request.headers) {
+        return timeout.filter(|timeout| !timeout.is_zero());
     }
     if exchange.early.internal
         && let Some(millis) = exchange
