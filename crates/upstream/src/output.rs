@@ -18,8 +18,17 @@ const MAX_SLICES: usize = 16;
 /// is memory of a slow reader; large enough for a full socket buffer's worth of work per wake-up.
 pub const HIGH_WATER: usize = 64 * 1024;
 
+/// The part of [`HIGH_WATER`] that a connection with this buffer limit (`per_connection_buffer_limit_bytes`, 0 is
+/// none) may use.
+pub fn high_water(buffer_limit: u32) -> usize {
+    match buffer_limit as usize {
+        0 => HIGH_WATER,
+        limit => limit.min(HIGH_WATER),
+    }
+}
+
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Output {
     queue: VecDeque<Bytes>,
     tail: BytesMut,
@@ -27,9 +36,28 @@ pub struct Output {
     /// Everything appended since it was last asked for.
     total: u64,
     unflushed: bool,
+    high: usize,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            tail: BytesMut::new(),
+            waiting: 0,
+            total: 0,
+            unflushed: false,
+            high: HIGH_WATER,
+        }
+    }
 }
 
 impl Output {
+    /// Changes how many bytes may wait; see [`high_water`].
+    pub fn set_high_water(&mut self, high: usize) {
+        self.high = high;
+    }
+
     /// Appends through an encoder.
     pub fn encode(&mut self, write: impl FnOnce(&mut BytesMut)) {
         let before = self.tail.len();
@@ -65,7 +93,7 @@ impl Output {
 
     /// True when the source should pause.
     pub fn congested(&self) -> bool {
-        self.waiting >= HIGH_WATER
+        self.waiting >= self.high
     }
 
     /// Gives the memory back; only when nothing waits.

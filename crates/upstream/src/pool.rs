@@ -18,7 +18,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use meltemi_traffic::Str;
 use meltemi_traffic::balance::PickState;
-use meltemi_traffic::cluster::{ProxyProtocol, UpstreamProtocol};
+use meltemi_traffic::cluster::{ProxyProtocol, UpstreamFilter, UpstreamProtocol};
 use meltemi_traffic::tls::PeerIdentity;
 use meltemi_wire::proxy_header::{write_v1, write_v2};
 use tokio::sync::Notify;
@@ -31,6 +31,7 @@ use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
 use crate::gather::gather;
 use crate::host::Host;
 use crate::http1::Conn;
+use crate::http2::send_buffer;
 use crate::keepalive::KeepAlive;
 use crate::stream::Stream;
 use crate::tls::{TlsSession, peer_identity};
@@ -158,6 +159,8 @@ pub struct Pools {
     /// Balancing positions by cluster.
     picks: RefCell<AHashMap<Str, PickState>>,
     defaults: SocketDefaults,
+    /// Who we are, for clusters whose connections exchange metadata.
+    preamble: Bytes,
 }
 
 /// The HTTP/1 connections of one key.
@@ -313,14 +316,30 @@ impl Drop for Http2Lease {
 }
 
 impl Pools {
-    /// Empty pools of a worker.
-    pub fn new(defaults: SocketDefaults) -> Rc<Self> {
+    /// Empty pools of a worker. `preamble` goes first where a cluster exchanges metadata
+    /// ([`peer_exchange`](meltemi_wire::peer_exchange)).
+    pub fn new(defaults: SocketDefaults, preamble: Bytes) -> Rc<Self> {
         Rc::new(Self {
             http1: RefCell::default(),
             http2: RefCell::default(),
             picks: RefCell::default(),
             defaults,
+            preamble,
         })
+    }
+
+    /// Begins the connection with preambles where the cluster asks for it and the peer agreed to it.
+    fn introduce(&self, cluster: &Cluster, stream: Stream) -> Stream {
+        let exchanges = cluster.config.filters.iter().any(|filter| match filter {
+            UpstreamFilter::MetadataExchange { protocol } => {
+                stream.alpn() == Some(protocol.as_bytes())
+            }
+        });
+        if exchanges {
+            stream.exchanging(self.preamble.clone())
+        } else {
+            stream
+        }
     }
 
     /// Picks a host by the cluster's policy.
@@ -478,7 +497,7 @@ impl Pools {
                     _active: active,
                     _host_active: host_active,
                 };
-                Ok((stream, facts))
+                Ok((self.introduce(cluster, stream), facts))
             }
             Err(error) => {
                 cluster
@@ -714,6 +733,7 @@ fn pooled(
 ) -> Box<Pooled> {
     let mut conn = Conn::new(stream);
     conn.set_proper_case(cluster.config.http.http1.proper_case);
+    conn.set_buffer_limit(cluster.config.buffer_limit);
     Box::new(Pooled {
         conn,
         facts,
@@ -762,6 +782,7 @@ impl Http2Pool {
                     .unwrap_or(CONNECTION_WINDOW),
             )
             .enable_push(false)
+            .max_send_buffer_size(send_buffer(cluster.config.buffer_limit))
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| ConnectError::Socket(error.to_string().into()))?;

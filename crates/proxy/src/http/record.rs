@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::HeaderMap;
-use meltemi_telemetry::istio::Peer;
+use meltemi_filters::istio::object::PeerObject;
 use meltemi_traffic::Str;
 use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls, grpc_status_of};
 use meltemi_traffic::flags::ResponseFlags;
@@ -69,7 +69,7 @@ pub(crate) struct Exchange {
     pub trace: Option<Box<Trace>>,
     pub grpc: bool,
     /// The other side, as metadata exchange found it.
-    pub peer: Option<Peer>,
+    pub peer: Option<PeerObject>,
     /// The client asked for our metadata.
     pub propagate_metadata: bool,
     /// `set-cookie` that the hash policy asks for.
@@ -142,7 +142,7 @@ impl Exchange {
             host: None,
             upstream: Upstream::default(),
             metadata: context.info().metadata.clone(),
-            filter_state: Vec::new(),
+            filter_state: context.info().filter_state.clone(),
             work: None,
             trace: None,
             peer: None,
@@ -235,6 +235,9 @@ impl Exchange {
             ..StreamInfo::default()
         };
         self.context.info().describe(&mut info);
+        if let Some(peer) = &self.peer {
+            info.peers = self.context.info().peers(peer);
+        }
         if let Some(address) = self.early.remote {
             let peer = self.context.info().remote;
             // The port of an address from X-Forwarded-For is not known; Envoy prints 0.

@@ -8,6 +8,7 @@ use meltemi_traffic::Str;
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::cluster::{ClusterKind, OriginalDst, OverrideSource, UpstreamProtocol};
 use meltemi_upstream::balance::Pick;
+use meltemi_upstream::dns_cache::Name;
 use meltemi_upstream::host::Host;
 use meltemi_upstream::pool::ConnectionNeeds;
 
@@ -21,6 +22,13 @@ impl Attempts {
         let found = match &self.cluster.config.kind {
             ClusterKind::OriginalDst(settings) => destination(exchange, settings)
                 .map(|destination| self.cluster.original_destination(destination)),
+            ClusterKind::DynamicForwardProxy(settings) => {
+                let clusters = &exchange.context.worker().shared.clusters;
+                let authority = String::from_utf8_lossy(&exchange.request.authority);
+                let name = Name::parse(&authority, self.cluster.default_port());
+                let addresses = clusters.dns_cache(settings).addresses(&name);
+                self.cluster.forward_host(&name, &addresses)
+            }
             _ => {
                 let avoids = self
                     .policy
