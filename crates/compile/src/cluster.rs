@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use meltemi_proto::any::type_name;
 use meltemi_traffic::cluster::{
-    BindConfig, Cluster, ClusterKind, Dns, KeepAlive, OriginalDst, ProxyProtocol,
-    RetryBudget, Thresholds, Transport, TransportMatch, TransportSockets, UpstreamFilter,
+    BindConfig, Cluster, ClusterKind, Dns, KeepAlive, OriginalDst, ProxyProtocol, RetryBudget,
+    Thresholds, Transport, TransportMatch, TransportSockets, UpstreamFilter,
 };
 use meltemi_traffic::endpoint::{Address, Assignment};
 use prost::Name;
@@ -53,7 +53,8 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
     check_endpoints(&kind, &endpoints).within("load_assignment")?;
     let balancing = balancing::balancing(message, &kind)?;
     let mut http = http::settings(message)?;
-    if matches!(kind, ClusterKind::DynamicForwardProxy(_)) && http::says_nothing_of_names(message)? {
+    if matches!(kind, ClusterKind::DynamicForwardProxy(_)) && http::says_nothing_of_names(message)?
+    {
         http.auto_sni = true;
         http.auto_san_validation = true;
     }

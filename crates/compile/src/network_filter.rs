@@ -9,7 +9,8 @@ use meltemi_traffic::Fraction;
 use meltemi_traffic::format::Format;
 use meltemi_traffic::hcm::FilterStateValue;
 use meltemi_traffic::listener::{
-    ConnectionState, MongoProxy, NetworkFilter, NetworkFilterKind, TcpProxy, TcpTarget, Terminal, Tunnel,
+    ConnectionState, MongoProxy, NetworkFilter, NetworkFilterKind, TcpProxy, TcpTarget, Terminal,
+    Tunnel,
 };
 use meltemi_traffic::metadata::merge_criteria;
 
@@ -143,9 +144,7 @@ const WITHOUT_EFFECT: [&str; 9] = [
     "envoy.stream.upstream_address",
 ];
 
-fn connection_state(
-    message: &filters::set_filter_state::v3::Config,
-) -> Compiled<ConnectionState> {
+fn connection_state(message: &filters::set_filter_state::v3::Config) -> Compiled<ConnectionState> {
     let value = |message: &StateMessage| {
         let value = filter_state(message)?;
         if WITHOUT_EFFECT.contains(&value.key.as_str()) {
@@ -182,7 +181,11 @@ fn mongo(message: &filters::mongo_proxy::v3::MongoProxy) -> Compiled<MongoProxy>
         commands: if message.commands.is_empty() {
             ["delete", "insert", "update"].map(Into::into).to_vec()
         } else {
-            message.commands.iter().map(|name| name.as_str().into()).collect()
+            message
+                .commands
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect()
         },
         max_depth: match number_or(message.max_bson_depth.as_ref(), 100) {
             depth @ 1..=MAX_BSON_DEPTH => depth,
@@ -192,9 +195,7 @@ fn mongo(message: &filters::mongo_proxy::v3::MongoProxy) -> Compiled<MongoProxy>
 }
 
 /// `FilterStateValue` of both set_filter_state filters.
-pub(crate) fn filter_state(
-    message: &StateMessage,
-) -> Compiled<FilterStateValue> {
+pub(crate) fn filter_state(message: &StateMessage) -> Compiled<FilterStateValue> {
     use meltemi_proto::envoy::config::core::v3::substitution_format_string::Format as Text;
     use meltemi_proto::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value as by;
     let key = match &message.key {

@@ -99,9 +99,10 @@ impl Filters {
                     out.exchange = Some(protocol.clone());
                 }
                 NetworkFilterKind::SetFilterState(values) => out.state.push(Arc::clone(values)),
-                NetworkFilterKind::IstioStats(_)
-                | NetworkFilterKind::SniCluster => {}
-                NetworkFilterKind::MongoProxy(config) => out.mongo = Some(mongo::Mongo::new(config)),
+                NetworkFilterKind::IstioStats(_) | NetworkFilterKind::SniCluster => {}
+                NetworkFilterKind::MongoProxy(config) => {
+                    out.mongo = Some(mongo::Mongo::new(config))
+                }
             }
         }
         out

@@ -44,9 +44,9 @@ const SMALL_BUFFER: usize = 4 * 1024;
 /// Filter state that names the cluster, whatever the configuration says.
 const CLUSTER: &str = "envoy.tcp_proxy.cluster";
 /// Filter state with the server name that TLS to the upstream sends.
-const SERVER_NAME: &str = "envoy.network.upstream_server_name";
+pub(crate) const SERVER_NAME: &str = "envoy.network.upstream_server_name";
 /// Filter state with the protocols that TLS to the upstream offers, comma separated.
-const PROTOCOLS: &str = "envoy.network.application_protocols";
+pub(crate) const PROTOCOLS: &str = "envoy.network.application_protocols";
 
 /// What is remembered of a connection until it is logged, once, when this is dropped.
 struct Record {

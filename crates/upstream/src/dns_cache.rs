@@ -23,6 +23,9 @@ use crate::resolve::{FailurePause, lookup, resolver};
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
+/// Why there is no address, in the words that Envoy's resolver leaves in access logs.
+const NO_RECORDS: &str = "cares_norecords:Domain_name_not_found";
+
 /// Counters, by Envoy's names (`dns_cache.<name>.*`).
 #[derive(Debug, Default)]
 pub struct DnsCacheStats {
@@ -190,10 +193,7 @@ impl DnsCache {
     }
 
     /// What to wait for; `None` when the name has addresses that are good enough.
-    fn begin(
-        self: &Arc<Self>,
-        name: &Name,
-    ) -> Result<Option<watch::Receiver<()>>, LookupError> {
+    fn begin(self: &Arc<Self>, name: &Name) -> Result<Option<watch::Receiver<()>>, LookupError> {
         let now = Instant::now();
         let mut entries = self.entries.lock();
         let key = name.key();
@@ -261,7 +261,7 @@ impl DnsCache {
             }
         };
         if addresses.is_empty() {
-            return self.failed(&mut entries, &key, "not_found");
+            return self.failed(&mut entries, &key, NO_RECORDS);
         }
         let targets = addresses.into_iter().take(MAX_ADDRESSES);
         let targets: Arc<[Target]> = targets

@@ -29,7 +29,10 @@ pub(super) async fn on_request<S: Stage>(
         let wanted = match host {
             ForwardHost::Unchanged => None,
             ForwardHost::Literal(host) => Some(host.as_bytes().to_vec()),
-            ForwardHost::Header(name) => stage.fields().get(name).map(|value| value.as_bytes().to_vec()),
+            ForwardHost::Header(name) => stage
+                .fields()
+                .get(name)
+                .map(|value| value.as_bytes().to_vec()),
         };
         if let Some(wanted) = wanted {
             stage.request_mut().set_authority(&wanted);
@@ -46,7 +49,10 @@ pub(super) async fn on_request<S: Stage>(
     }
     let name = Name::parse(&authority, cluster.default_port());
     let cache = clusters.dns_cache(&config.cache);
-    match stage.wait(async move { cache.resolve(&name).await }).await? {
+    match stage
+        .wait(async move { cache.resolve(&name).await })
+        .await?
+    {
         Ok(()) => Ok(()),
         Err(error) => Err(refusal(&error).into()),
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use meltemi_traffic::Str;
 use meltemi_traffic::listener::MongoProxy;
-use meltemi_traffic::metadata::{Metadata, Value};
+use meltemi_traffic::metadata::{Fields, Metadata, Value};
 use meltemi_wire::mongo::{Body, Document, Field, Message, first};
 
 use crate::counters::{Counter, Entered};
@@ -145,6 +145,8 @@ impl Session {
         let mongo = Arc::clone(&self.mongo);
         if mongo.config.emit_metadata {
             self.metadata = Metadata::default();
+            let nothing = Value::Struct(Fields::default());
+            self.metadata.namespaces.insert(NAMESPACE.into(), nothing);
         }
         let mut delay = None;
         loop {
@@ -169,15 +171,9 @@ impl Session {
         delay
     }
 
-    /// The metadata of what was read last.
-    #[must_use]
-    pub fn metadata(&self) -> Option<&Value> {
-        self.metadata.namespaces.get(NAMESPACE)
-    }
-
-    /// Puts that metadata among a connection's.
+    /// Puts the metadata of what was read last among a connection's.
     pub fn publish(&self, to: &mut Metadata) {
-        if let Some(value) = self.metadata() {
+        if let Some(value) = self.metadata.namespaces.get(NAMESPACE) {
             to.namespaces.insert(NAMESPACE.into(), value.clone());
         }
     }
@@ -260,8 +256,7 @@ impl Session {
             _ => Vec::new(),
         };
         list.push(Value::String(operation.into()));
-        self.metadata
-            .set(NAMESPACE, collection, Value::List(list));
+        self.metadata.set(NAMESPACE, collection, Value::List(list));
     }
 }
 
@@ -377,9 +372,7 @@ impl Asked<'_> {
 
 fn plain_query<'a>(collection: &'a str, query: Document<'a>) -> Option<Asked<'a>> {
     let (_, collection) = collection.split_once('.')?;
-    let limit = query
-        .find("$maxTimeMS")
-        .or_else(|| query.find("maxTimeMS"));
+    let limit = query.find("$maxTimeMS").or_else(|| query.find("maxTimeMS"));
     let inner = match query.find("$query") {
         Some(Field::Document(inner)) => Some(inner),
         _ => None,

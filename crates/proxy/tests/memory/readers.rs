@@ -75,7 +75,10 @@ async fn all_stopped(stopped: &AtomicU64) {
 fn check(what: &str, before: u64) {
     let growth = resident().saturating_sub(before);
     println!("{what}: grew by {} KiB", growth / 1024);
-    assert!(growth < PEERS as u64 * EACH, "{what}: grew by {growth} bytes");
+    assert!(
+        growth < PEERS as u64 * EACH,
+        "{what}: grew by {growth} bytes"
+    );
 }
 
 /// The bootstrap with a limit on both sides.
@@ -173,7 +176,13 @@ async fn readers_of_http1_bodies_that_do_not_read_stop_the_writer() {
     let _alone = ALONE.lock().await;
     down("http1, down", plain, GET, ANSWER).await;
     up("http1, up", plain, POST).await;
-    down("http1, down, limited", |to| limited(&plain(to)), GET, ANSWER).await;
+    down(
+        "http1, down, limited",
+        |to| limited(&plain(to)),
+        GET,
+        ANSWER,
+    )
+    .await;
     up("http1, up, limited", |to| limited(&plain(to)), POST).await;
 }
 

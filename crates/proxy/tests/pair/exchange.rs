@@ -46,7 +46,11 @@ async fn both_sides_learn_who_the_other_is_and_the_ends_see_only_their_bytes() {
     let from = "source_workload=\"client\"";
     let to = "destination_workload=\"server\"";
     metric(&pair.outbound, &[opened, from, to, "reporter=\"source\""]).await;
-    metric(pair.inbound(), &[opened, from, to, "reporter=\"destination\""]).await;
+    metric(
+        pair.inbound(),
+        &[opened, from, to, "reporter=\"destination\""],
+    )
+    .await;
     let received = "istio_tcp_received_bytes_total";
     metric(pair.inbound(), &[received, from, to, " 8"]).await;
     drop((client, server));
@@ -71,11 +75,15 @@ async fn a_server_that_tells_nothing_is_served_and_unknown() {
     let (pair, mut client, mut server) = open(Hop::Mute).await;
     // Its side does not take the preamble off, as one that only negotiates the protocol.
     let mut head = [0; 8];
-    soon("preamble", server.read_exact(&mut head)).await.unwrap();
+    soon("preamble", server.read_exact(&mut head))
+        .await
+        .unwrap();
     assert_eq!(head[..4], [0x3D, 0x23, 0x04, 0x67]);
     let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
     let mut message = vec![0; length as usize];
-    soon("message", server.read_exact(&mut message)).await.unwrap();
+    soon("message", server.read_exact(&mut message))
+        .await
+        .unwrap();
     server.write_all(b"hi").await.unwrap();
     hear(&mut client, b"hi").await;
     metric(

@@ -72,15 +72,13 @@ pub(super) fn operator(
         Operator::Metadata(whose, namespace, keys) => {
             metadata_value(*whose, namespace, keys, info).is_some_and(|value| plain(value, out))
         }
-        Operator::FilterState(upstream, key, style) => {
-            match filter_state(*upstream, key, info) {
-                Some(value) => state(value, style, out),
-                None => info
-                    .peers
-                    .get(key)
-                    .is_some_and(|object| object_state(object, style, out)),
-            }
-        }
+        Operator::FilterState(upstream, key, style) => match filter_state(*upstream, key, info) {
+            Some(value) => state(value, style, out),
+            None => info
+                .peers
+                .get(key)
+                .is_some_and(|object| object_state(object, style, out)),
+        },
         Operator::GrpcStatus(style) => info.grpc_status.is_some_and(|status| {
             grpc_status(status, *style, out);
             true
