@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use meltemi_proto::any::type_name;
 use meltemi_traffic::cluster::{
-    BindConfig, Cluster, ClusterKind, Dns, KeepAlive, OriginalDst, ProxyProtocol, RetryBudget,
-    Thresholds, Transport, TransportMatch, TransportSockets, UpstreamFilter,
+    BindConfig, Cluster, ClusterKind, Dns, HttpUpstream, KeepAlive, OriginalDst, ProxyProtocol,
+    RetryBudget, Thresholds, Transport, TransportMatch, TransportSockets, UpstreamFilter,
 };
 use meltemi_traffic::endpoint::{Address, Assignment};
 use prost::Name;
@@ -52,12 +52,7 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
     };
     check_endpoints(&kind, &endpoints).within("load_assignment")?;
     let balancing = balancing::balancing(message, &kind)?;
-    let mut http = http::settings(message)?;
-    if matches!(kind, ClusterKind::DynamicForwardProxy(_)) && http::says_nothing_of_names(message)?
-    {
-        http.auto_sni = true;
-        http.auto_san_validation = true;
-    }
+    let http = http_settings(message, &kind)?;
     let mut transport = transports(message)?;
     if http.auto_san_validation {
         let matched = transport
@@ -172,6 +167,17 @@ fn custom_kind(
             custom.name
         )),
     }
+}
+
+/// HTTP settings; a forward proxy asks for names and checks them unless something else is said.
+fn http_settings(message: &pb::Cluster, kind: &ClusterKind) -> Compiled<HttpUpstream> {
+    let mut http = http::settings(message)?;
+    if matches!(kind, ClusterKind::DynamicForwardProxy(_)) && http::says_nothing_of_names(message)?
+    {
+        http.auto_sni = true;
+        http.auto_san_validation = true;
+    }
+    Ok(http)
 }
 
 /// A forward proxy's peers must prove the names that requests ask for.

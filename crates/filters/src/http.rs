@@ -132,6 +132,7 @@ impl Filter {
     ///
     /// # Errors
     /// The answer of a filter that refuses or answers, or the client's end.
+    // table: each filter, and the route's settings that it takes
     pub async fn on_request<S: Stage>(
         &self,
         stage: &mut S,

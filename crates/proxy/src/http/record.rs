@@ -229,12 +229,12 @@ impl Exchange {
             attempts: self.attempts,
             route_name: &self.route_name,
             metadata: Some(&self.metadata),
-            filter_state: &self.filter_state,
             grpc_status: self.logged_grpc_status(),
             log_type: "DownstreamEnd",
             ..StreamInfo::default()
         };
         self.context.info().describe(&mut info);
+        info.filter_state = &self.filter_state;
         if let Some(peer) = &self.peer {
             info.peers = self.context.info().peers(peer);
         }
