@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use meltemi_proto::any::type_name;
 use meltemi_traffic::cluster::{
-    BindConfig, Cluster, ClusterKind, Dns, DnsFamily, KeepAlive, OriginalDst, ProxyProtocol,
+    BindConfig, Cluster, ClusterKind, Dns, HttpUpstream, KeepAlive, OriginalDst, ProxyProtocol,
     RetryBudget, Thresholds, Transport, TransportMatch, TransportSockets, UpstreamFilter,
 };
 use meltemi_traffic::endpoint::{Address, Assignment};
 use prost::Name;
 
 use crate::coverage;
+use crate::dns_cache::family;
 use crate::filter_config::decode;
 use crate::pb::{cluster as pb, core, sockets, wkt};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
@@ -51,7 +52,7 @@ pub fn cluster(message: &pb::Cluster) -> Compiled<Arc<Cluster>> {
     };
     check_endpoints(&kind, &endpoints).within("load_assignment")?;
     let balancing = balancing::balancing(message, &kind)?;
-    let http = http::settings(message)?;
+    let http = http_settings(message, &kind)?;
     let mut transport = transports(message)?;
     if http.auto_san_validation {
         let matched = transport
@@ -148,13 +149,18 @@ fn custom_kind(
     message: &pb::Cluster,
     custom: &pb::cluster::CustomClusterType,
 ) -> Compiled<ClusterKind> {
-    let url = custom
-        .typed_config
-        .as_ref()
-        .map_or("", |any| type_name(&any.type_url));
-    match url {
+    use meltemi_proto::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig;
+    let Some(any) = &custom.typed_config else {
+        return refuse_field("typed_config", "is required");
+    };
+    match type_name(&any.type_url) {
         "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" => {
-            Ok(ClusterKind::DynamicForwardProxy(dns(message)?))
+            let config: ClusterConfig = decode(any).within("typed_config")?;
+            if !config.allow_insecure_cluster_options {
+                check_forward_proxy(message).within("typed_config")?;
+            }
+            let cache = crate::dns_cache::of_cluster(&config).within("typed_config")?;
+            Ok(ClusterKind::DynamicForwardProxy(cache))
         }
         other => refuse(format!(
             "cluster type {} ({other}) is not supported",
@@ -163,9 +169,28 @@ fn custom_kind(
     }
 }
 
+/// HTTP settings; a forward proxy asks for names and checks them unless something else is said.
+fn http_settings(message: &pb::Cluster, kind: &ClusterKind) -> Compiled<HttpUpstream> {
+    let mut http = http::settings(message)?;
+    if matches!(kind, ClusterKind::DynamicForwardProxy(_)) && http::says_nothing_of_names(message)?
+    {
+        http.auto_sni = true;
+        http.auto_san_validation = true;
+    }
+    Ok(http)
+}
+
+/// A forward proxy's peers must prove the names that requests ask for.
+fn check_forward_proxy(message: &pb::Cluster) -> Compiled<()> {
+    let options = http::settings(message)?;
+    if options.auto_sni && options.auto_san_validation || http::says_nothing_of_names(message)? {
+        return Ok(());
+    }
+    refuse("needs auto_sni and auto_san_validation, or allow_insecure_cluster_options")
+}
+
 #[expect(deprecated, reason = "what Istio sends")]
 fn dns(message: &pb::Cluster) -> Compiled<Dns> {
-    use pb::cluster::DnsLookupFamily;
     let failure = message
         .dns_failure_refresh_rate
         .as_ref()
@@ -187,13 +212,7 @@ fn dns(message: &pb::Cluster) -> Compiled<Dns> {
             .map(|rate| duration(rate).within("dns_failure_refresh_rate.base_interval"))
             .transpose()?,
         respect_ttl: message.respect_dns_ttl,
-        family: match message.dns_lookup_family() {
-            DnsLookupFamily::Auto => DnsFamily::Auto,
-            DnsLookupFamily::V4Only => DnsFamily::V4Only,
-            DnsLookupFamily::V6Only => DnsFamily::V6Only,
-            DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
-            DnsLookupFamily::All => DnsFamily::All,
-        },
+        family: family(message.dns_lookup_family()),
     })
 }
 

@@ -25,7 +25,7 @@ use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{header_names, number};
 use cors::cors;
 use fault::fault;
-use headers::mutations;
+use headers::{mutations, to_metadata, to_metadata_per_route};
 pub(crate) use istio::istio_stats;
 use istio::{istio_alpn, peer};
 pub(crate) use limits::bucket;
@@ -104,6 +104,12 @@ fn kind(any: &wkt::Any) -> Compiled<HttpFilterKind> {
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation" => {
             let config: filters::header_mutation::v3::HeaderMutation = decode(any)?;
             HttpFilterKind::HeaderMutation(Arc::new(mutations(config.mutations.as_ref())?))
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
+            HttpFilterKind::ForwardProxy(crate::dns_cache::filter(&decode(any)?)?)
+        }
+        "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+            HttpFilterKind::HeaderToMetadata(Arc::new(to_metadata(&decode(any)?)?))
         }
         "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
             let config: filters::set_filter_state::v3::Config = decode(any)?;
@@ -210,6 +216,12 @@ pub(crate) fn route_setting(any: &wkt::Any) -> Compiled<Option<FilterOverride>> 
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
             let config: filters::header_mutation::v3::HeaderMutationPerRoute = decode(any)?;
             FilterOverride::HeaderMutation(vec![Arc::new(mutations(config.mutations.as_ref())?)])
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig" => {
+            FilterOverride::ForwardProxy(crate::dns_cache::per_route(&decode(any)?)?)
+        }
+        "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+            FilterOverride::HeaderToMetadata(Arc::new(to_metadata_per_route(&decode(any)?)?))
         }
         "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
             let config: filters::on_demand::v3::PerRouteConfig = decode(any)?;

@@ -13,6 +13,7 @@ mod chain;
 mod cluster;
 mod collector;
 pub mod coverage;
+mod dns_cache;
 mod endpoint;
 mod extensions;
 mod filter_config;

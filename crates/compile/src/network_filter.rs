@@ -9,7 +9,8 @@ use meltemi_traffic::Fraction;
 use meltemi_traffic::format::Format;
 use meltemi_traffic::hcm::FilterStateValue;
 use meltemi_traffic::listener::{
-    MongoProxy, NetworkFilter, NetworkFilterKind, TcpProxy, TcpTarget, Terminal, Tunnel,
+    ConnectionState, MongoProxy, NetworkFilter, NetworkFilterKind, TcpProxy, TcpTarget, Terminal,
+    Tunnel,
 };
 use meltemi_traffic::metadata::merge_criteria;
 
@@ -20,8 +21,13 @@ use crate::pb::{kinds, listener as pb, network_filters as filters};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{criteria, duration, limit, number_or, optional_fraction};
 
+use meltemi_proto::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue as StateMessage;
+
 /// Envoy's default idle timeout of TCP and of HTTP connections.
 pub(crate) const ONE_HOUR: Duration = Duration::from_secs(3600);
+
+/// Deepest document that the stack of a worker is made for.
+const MAX_BSON_DEPTH: u32 = 200;
 
 /// What a network filter turned out to be.
 pub(crate) enum NetworkPart {
@@ -111,9 +117,9 @@ pub(crate) fn network_filter(message: &pb::Filter) -> Compiled<NetworkPart> {
         }
         "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
             let config: filters::set_filter_state::v3::Config = decode(any).within(field)?;
-            let values =
-                each("on_new_connection", &config.on_new_connection, filter_state).within(field)?;
-            inner(NetworkFilterKind::SetFilterState(Arc::new(values)))
+            inner(NetworkFilterKind::SetFilterState(Arc::new(
+                connection_state(&config).within(field)?,
+            )))
         }
         "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy" => {
             let config: filters::mongo_proxy::v3::MongoProxy = decode(any).within(field)?;
@@ -123,6 +129,37 @@ pub(crate) fn network_filter(message: &pb::Filter) -> Compiled<NetworkPart> {
         }
         other => refuse_field(field, format!("network filter {other} is not supported")),
     }
+}
+
+/// Objects that something depends on which is not carried out for connections.
+const WITHOUT_EFFECT: [&str; 9] = [
+    "envoy.network.upstream_subject_alt_names",
+    "envoy.network.transport_socket.original_dst_address",
+    "envoy.tcp_proxy.disable_tunneling",
+    "envoy.tcp_proxy.per_connection_idle_timeout_ms",
+    "envoy.upstream.dynamic_host",
+    "envoy.upstream.dynamic_port",
+    "envoy.network.ip",
+    "envoy.network.network_namespace",
+    "envoy.stream.upstream_address",
+];
+
+fn connection_state(message: &filters::set_filter_state::v3::Config) -> Compiled<ConnectionState> {
+    let value = |message: &StateMessage| {
+        let value = filter_state(message)?;
+        if WITHOUT_EFFECT.contains(&value.key.as_str()) {
+            return refuse_field("object_key", format!("{} is not supported", value.key));
+        }
+        Ok(value)
+    };
+    Ok(ConnectionState {
+        on_open: each("on_new_connection", &message.on_new_connection, value)?,
+        on_handshake: each(
+            "on_downstream_tls_handshake",
+            &message.on_downstream_tls_handshake,
+            value,
+        )?,
+    })
 }
 
 fn mongo(message: &filters::mongo_proxy::v3::MongoProxy) -> Compiled<MongoProxy> {
@@ -141,13 +178,24 @@ fn mongo(message: &filters::mongo_proxy::v3::MongoProxy) -> Compiled<MongoProxy>
         stat_prefix: message.stat_prefix.as_str().into(),
         delay: delay.transpose().within("delay")?,
         emit_metadata: message.emit_dynamic_metadata,
+        commands: if message.commands.is_empty() {
+            ["delete", "insert", "update"].map(Into::into).to_vec()
+        } else {
+            message
+                .commands
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect()
+        },
+        max_depth: match number_or(message.max_bson_depth.as_ref(), 100) {
+            depth @ 1..=MAX_BSON_DEPTH => depth,
+            _ => return refuse_field("max_bson_depth", "must be from 1 to 200"),
+        },
     })
 }
 
 /// `FilterStateValue` of both set_filter_state filters.
-pub(crate) fn filter_state(
-    message: &meltemi_proto::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue,
-) -> Compiled<FilterStateValue> {
+pub(crate) fn filter_state(message: &StateMessage) -> Compiled<FilterStateValue> {
     use meltemi_proto::envoy::config::core::v3::substitution_format_string::Format as Text;
     use meltemi_proto::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value as by;
     let key = match &message.key {

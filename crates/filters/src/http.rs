@@ -8,15 +8,17 @@ mod compressor;
 mod cors;
 mod ext_authz;
 mod fault;
+mod forward_proxy;
 pub mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
+mod header_to_metadata;
 mod jwt_authn;
 mod local_limit;
 pub mod pace;
 mod rate_limit;
 pub mod rbac;
-mod set_filter_state;
+pub(crate) mod set_filter_state;
 
 use std::sync::Arc;
 
@@ -24,7 +26,8 @@ use meltemi_traffic::Str;
 use meltemi_traffic::ext_authz::ExtAuthz;
 use meltemi_traffic::fault::Fault;
 use meltemi_traffic::hcm::{
-    Compressor, FilterOverride, FilterStateValue, HeaderMutation, HttpFilter, HttpFilterKind,
+    Compressor, FilterOverride, FilterStateValue, ForwardProxy, HeaderMutation, HeaderToMetadata,
+    HttpFilter, HttpFilterKind,
 };
 use meltemi_traffic::ratelimit::{LocalRateLimit, RateLimit};
 use meltemi_traffic::rbac::RbacFilter;
@@ -45,6 +48,8 @@ enum Kind {
     Fault(Arc<Fault>, fault::Stats),
     Cors(cors::Stats),
     HeaderMutation(Arc<HeaderMutation>),
+    ForwardProxy(ForwardProxy),
+    HeaderToMetadata(Arc<HeaderToMetadata>),
     SetFilterState(Arc<Vec<FilterStateValue>>),
     Buffer(u32),
     JwtAuthn(jwt_authn::Authenticator),
@@ -71,6 +76,8 @@ impl Filter {
             }
             HttpFilterKind::Cors => Kind::Cors(cors::Stats::new(&scope)),
             HttpFilterKind::HeaderMutation(changes) => Kind::HeaderMutation(Arc::clone(changes)),
+            HttpFilterKind::ForwardProxy(proxy) => Kind::ForwardProxy(proxy.clone()),
+            HttpFilterKind::HeaderToMetadata(rules) => Kind::HeaderToMetadata(Arc::clone(rules)),
             HttpFilterKind::SetFilterState(values) => Kind::SetFilterState(Arc::clone(values)),
             HttpFilterKind::Buffer(max) => Kind::Buffer(*max),
             HttpFilterKind::JwtAuthn(config) => {
@@ -125,6 +132,7 @@ impl Filter {
     ///
     /// # Errors
     /// The answer of a filter that refuses or answers, or the client's end.
+    // table: each filter, and the route's settings that it takes
     pub async fn on_request<S: Stage>(
         &self,
         stage: &mut S,
@@ -144,6 +152,13 @@ impl Filter {
             (Kind::Cors(_), _) => Ok(()),
             (Kind::HeaderMutation(own), setting) => {
                 header_mutation::on_request(own, setting, stage);
+                Ok(())
+            }
+            (Kind::ForwardProxy(proxy), setting) => {
+                Box::pin(forward_proxy::on_request(proxy, setting, stage)).await
+            }
+            (Kind::HeaderToMetadata(own), setting) => {
+                header_to_metadata::on_request(own, setting, stage);
                 Ok(())
             }
             (Kind::SetFilterState(values), _) => {
@@ -194,8 +209,10 @@ impl Filter {
 
     /// A filter before this one answered: some still change the response.
     pub fn on_skipped<S: Stage>(&self, stage: &mut S, setting: Option<&FilterOverride>) {
-        if let Kind::HeaderMutation(own) = &self.kind {
-            header_mutation::on_skipped(own, setting, stage);
+        match &self.kind {
+            Kind::HeaderMutation(own) => header_mutation::on_skipped(own, setting, stage),
+            Kind::HeaderToMetadata(own) => header_to_metadata::on_skipped(own, setting, stage),
+            _ => {}
         }
     }
 }

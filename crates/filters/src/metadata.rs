@@ -14,7 +14,8 @@ pub fn from_struct(message: &wkt::Struct) -> Fields {
         .collect()
 }
 
-fn from_value(message: &wkt::Value) -> Value {
+/// A value from a message.
+pub(crate) fn from_value(message: &wkt::Value) -> Value {
     match &message.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
         Some(Kind::BoolValue(flag)) => Value::Bool(*flag),

@@ -3,19 +3,23 @@
 //! One [`Filters`] is made for each chain. Rules are judged at the first bytes of the client, as Envoy does: a server
 //! that speaks first is heard until then.
 
+pub mod mongo;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use meltemi_traffic::Str;
+use meltemi_traffic::access::{Heads, StreamInfo, Tls};
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
 use meltemi_traffic::limiter::AtomicBucket;
-use meltemi_traffic::listener::{NetworkFilter, NetworkFilterKind};
+use meltemi_traffic::listener::{ConnectionState, NetworkFilter, NetworkFilterKind};
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::rbac::{AuthzFacts, RbacFilter};
 
 use crate::counters::{Counter, Entered};
 use crate::http::rbac::Stats as RbacStats;
+use crate::http::set_filter_state::{put, rendered};
 
 /// Namespace of shadow verdicts.
 const RBAC: &str = "envoy.filters.network.rbac";
@@ -25,6 +29,10 @@ const RBAC: &str = "envoy.filters.network.rbac";
 pub struct Filters {
     opening: Vec<Opening>,
     rules: Vec<(Arc<RbacFilter>, RbacStats)>,
+    /// Protocol on which metadata is exchanged.
+    exchange: Option<Str>,
+    state: Vec<Arc<ConnectionState>>,
+    mongo: Option<Arc<mongo::Mongo>>,
 }
 
 #[derive(Debug)]
@@ -87,12 +95,57 @@ impl Filters {
                     bucket: AtomicBucket::new(*bucket),
                     limited: Counter::named(format!("local_rate_limit.{stat_prefix}.rate_limited")),
                 }),
-                NetworkFilterKind::MetadataExchange { .. }
-                | NetworkFilterKind::IstioStats(_)
-                | NetworkFilterKind::SniCluster
-                | NetworkFilterKind::SetFilterState(_)
-                | NetworkFilterKind::MongoProxy(_)
-                | NetworkFilterKind::MysqlProxy { .. } => {}
+                NetworkFilterKind::MetadataExchange { protocol, .. } => {
+                    out.exchange = Some(protocol.clone());
+                }
+                NetworkFilterKind::SetFilterState(values) => out.state.push(Arc::clone(values)),
+                NetworkFilterKind::IstioStats(_) | NetworkFilterKind::SniCluster => {}
+                NetworkFilterKind::MongoProxy(config) => {
+                    out.mongo = Some(mongo::Mongo::new(config))
+                }
+            }
+        }
+        out
+    }
+
+    /// The negotiated protocol on which peers tell each other who they are (`istio.metadata_exchange`).
+    #[must_use]
+    pub fn exchanges(&self) -> Option<&str> {
+        self.exchange.as_deref()
+    }
+
+    /// Begins to read a MongoDB connection along, where the chain asks for it.
+    #[must_use]
+    pub fn reads_mongo(&self) -> Option<mongo::Session> {
+        self.mongo.as_ref().map(mongo::Mongo::session)
+    }
+
+    /// Whether connections get filter state.
+    #[must_use]
+    pub fn sets_state(&self) -> bool {
+        !self.state.is_empty()
+    }
+
+    /// The filter state of a new connection. What is set before the handshake does not see what TLS tells.
+    #[must_use]
+    pub fn set_state(&self, info: &StreamInfo<'_>) -> FilterState {
+        let mut out = FilterState::new();
+        let before = StreamInfo {
+            downstream_tls: Tls::default(),
+            ..info.clone()
+        };
+        let opened = self.state.iter().map(|state| (&state.on_open, &before));
+        let secured = self.state.iter().map(|state| (&state.on_handshake, info));
+        for (values, info) in opened.chain(secured) {
+            for value in values {
+                let info = StreamInfo {
+                    filter_state: &out,
+                    ..info.clone()
+                };
+                let text = rendered(value, &info, Heads::default());
+                if let Some(text) = text {
+                    put(&mut out, value.key.clone(), text);
+                }
             }
         }
         out

@@ -15,7 +15,7 @@ use meltemi_traffic::Str;
 use meltemi_traffic::access::StreamInfo;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::{RequestHead, RequestHeadMut};
-use meltemi_traffic::metadata::Metadata;
+use meltemi_traffic::metadata::{Metadata, Value};
 use meltemi_traffic::mutation::HeaderOp;
 use meltemi_traffic::rbac::AuthzFacts;
 use meltemi_traffic::route::Route;
@@ -196,6 +196,8 @@ pub struct Response<'a> {
     pub request: &'a dyn RequestHead,
     /// What formats can ask about.
     pub info: &'a StreamInfo<'a>,
+    /// Dynamic metadata that filters learn from it: namespace, key and value.
+    pub learned: &'a mut Vec<(Str, Str, Value)>,
     /// The proxy answers itself.
     pub local: bool,
     /// The request was a HEAD, or the status allows no body.

@@ -60,6 +60,10 @@ pub static TARGETS: &[Target] = &[
         run: wire::metadata_exchange,
     },
     Target {
+        name: "mongo",
+        run: wire::mongo,
+    },
+    Target {
         name: "json",
         run: config::json,
     },

@@ -12,7 +12,7 @@ use meltemi_wire::http1::{Framing, Piece, target};
 use meltemi_wire::proxy_protocol::Found;
 use meltemi_wire::sniff::client_hello::Tls;
 use meltemi_wire::sniff::http::Http;
-use meltemi_wire::{proxy_protocol as proxy, sniff};
+use meltemi_wire::{mongo, peer_exchange, proxy_protocol as proxy, sniff};
 
 /// What is left when a message was taken, or why it was not.
 type Outcome<E> = Result<Option<usize>, E>;
@@ -194,5 +194,20 @@ pub(crate) fn grpc(bytes: &[u8]) {
 pub(crate) fn metadata_exchange(bytes: &[u8]) {
     if let Some(workload) = peer::decode(bytes) {
         let _ = peer::encode(&workload);
+    }
+    if let peer_exchange::Found::Message(length) = peer_exchange::inspect(bytes) {
+        let _ = peer::decode_preamble(&bytes[peer_exchange::HEADER..][..length]);
+    }
+}
+
+/// MongoDB messages, one after the other.
+pub(crate) fn mongo(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(Some(message)) = mongo::first(rest, 20) {
+        assert!(message.len <= rest.len(), "a message reaches too far");
+        if let mongo::Body::Query { query, .. } = message.body {
+            let _ = (query.first(), query.find("$query"));
+        }
+        rest = &rest[message.len..];
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
+use meltemi_filters::network::FilterState;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::listener::{ListenerFilterKind, ProxyProtocol, Terminal};
 use meltemi_traffic::metadata::{Metadata, Value};
@@ -106,21 +107,41 @@ async fn take_in(
         buffer,
     } = intake;
     socket.unread(buffer.freeze());
-    let (stream, tls) = secure(&chain, socket).await?;
-    let info = Rc::new(ConnInfo {
+    let (mut stream, tls) = secure(&chain, socket).await?;
+    if let Some(protocol) = chain.network.exchanges()
+        && stream.alpn() == Some(protocol.as_bytes())
+    {
+        stream = stream.exchanging(worker.shared.identity.preamble.clone());
+    }
+    let mut info = ConnInfo {
         id: worker.shared.connection_id(),
         local,
         remote,
         direct_remote,
         inspected,
         metadata,
+        filter_state: Vec::new(),
         slots,
         tls,
         listener,
         chain,
         worker: Rc::clone(worker),
-    });
-    Ok((info, stream))
+    };
+    if info.chain.network.sets_state() {
+        info.filter_state = connection_state(&info);
+    }
+    Ok((Rc::new(info), stream))
+}
+
+/// What the chain's `set_filter_state` filters make of the connection.
+fn connection_state(info: &ConnInfo) -> FilterState {
+    let mut facts = meltemi_traffic::access::StreamInfo {
+        start: crate::logs::now(),
+        metadata: Some(&info.metadata),
+        ..Default::default()
+    };
+    info.describe(&mut facts);
+    info.chain.network.set_state(&facts)
 }
 
 /// Runs the listener filters, hands over, chooses the chain and takes its places.

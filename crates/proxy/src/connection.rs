@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use meltemi_filters::istio::object::PeerObject;
 use meltemi_traffic::Str;
-use meltemi_traffic::access::{StreamInfo, Tls};
+use meltemi_traffic::access::{Peers, StateObject, StreamInfo, Tls};
 use meltemi_traffic::chain::ConnectionFacts;
-use meltemi_traffic::listener::ListenerFilterKind;
+use meltemi_traffic::listener::{Direction, ListenerFilterKind};
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::tls::PeerIdentity;
 
@@ -30,6 +31,8 @@ pub(crate) struct ConnInfo {
     pub inspected: Inspected,
     /// What listener filters found out; every exchange starts with it.
     pub metadata: Metadata,
+    /// Filter state of the connection, by key; every exchange starts with it.
+    pub filter_state: Vec<(Str, Str)>,
     /// Places taken at connection limits, for as long as the connection lives.
     #[allow(dead_code, reason = "held, never read")]
     pub slots: Vec<Slot>,
@@ -82,6 +85,22 @@ impl ConnInfo {
         (restores || config.transparent || !config.bind_to_port).then_some(self.local)
     }
 
+    /// A value of the connection's filter state.
+    pub(crate) fn state(&self, key: &str) -> Option<&Str> {
+        let found = self.filter_state.iter().find(|(have, _)| have == key);
+        found.map(|(_, value)| value)
+    }
+
+    /// The workload at the other end: of a connection to the workload it is the client's, else the server's.
+    pub(crate) fn peers<'a>(&self, peer: &'a PeerObject) -> Peers<'a> {
+        let inbound = self.listener.config.direction == Direction::Inbound;
+        let peer: &dyn StateObject = peer;
+        Peers {
+            downstream: inbound.then_some(peer),
+            upstream: (!inbound).then_some(peer),
+        }
+    }
+
     /// The same facts as the maths takes them. `protocols` is filled from the inspected ones.
     pub(crate) fn with_facts<T>(&self, use_facts: impl FnOnce(&ConnectionFacts<'_>) -> T) -> T {
         let protocols: Vec<&[u8]> = self.inspected.protocols.iter().map(Vec::as_slice).collect();
@@ -117,6 +136,7 @@ impl ConnInfo {
         info.requested_server_name = &self.inspected.server_name;
         info.filter_chain = &self.chain.config.name;
         info.connection_id = self.id;
+        info.filter_state = &self.filter_state;
         let shared = &self.worker.shared;
         info.environment = &shared.process.environment;
         info.hostname = &shared.process.hostname;

@@ -130,6 +130,7 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
     let context = Context::new(Rc::clone(&info));
     let limits = limits(&hcm);
     conn.set_proper_case(hcm.http1.proper_case);
+    conn.set_buffer_limit(info.listener.config.buffer_limit);
     let mut idle = IdleTimer::new(hcm.stream_idle_timeout);
     let mut between = IdleTimer::new(hcm.idle_timeout);
     let mut served: u32 = 0;

@@ -17,6 +17,7 @@ use meltemi_traffic::route::RouteTable;
 use meltemi_upstream::connect::SocketDefaults;
 use meltemi_upstream::manager::ClusterManager;
 use meltemi_upstream::tls::SecretStore;
+use meltemi_wire::peer_exchange;
 use meltemi_xds::ResourceType;
 use tokio::sync::{Notify, watch};
 
@@ -62,6 +63,8 @@ pub(crate) struct OwnIdentity {
     pub metadata: HeaderValue,
     /// Value of `x-envoy-peer-metadata-id`.
     pub node_id: HeaderValue,
+    /// The same for TCP peers, with its frame.
+    pub preamble: Bytes,
 }
 
 impl OwnIdentity {
@@ -89,6 +92,7 @@ impl OwnIdentity {
         Self {
             metadata: value(&peer::encode(&workload)),
             node_id: value(&node.id),
+            preamble: peer_exchange::frame(&peer::encode_preamble(&node.id, &workload)).into(),
             workload,
         }
     }

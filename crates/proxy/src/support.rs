@@ -1,11 +1,13 @@
 //! What configuration may ask for that is understood but not carried out yet: refused, never ignored.
 
-use meltemi_traffic::cluster::{Cluster, ClusterKind};
 use meltemi_traffic::hcm::RouteSource;
-use meltemi_traffic::listener::{Listener, ListenerFilterKind, NetworkFilterKind, Terminal};
+use meltemi_traffic::listener::{
+    FilterChain, Listener, ListenerFilterKind, NetworkFilterKind, Terminal,
+};
 use meltemi_traffic::route::{Action, RouteTable};
 
 use crate::listener::ApplyError;
+use crate::tcp;
 
 /// Refuses a listener that asks for something missing.
 pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
@@ -20,13 +22,7 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
             | ListenerFilterKind::HttpInspector => None,
         });
     let chains = listener.chains.iter().chain(&listener.default_chain);
-    let inside = chains.flat_map(|chain| {
-        let network = chain
-            .filters
-            .iter()
-            .filter_map(|filter| network_filter(&filter.kind));
-        network.chain(terminal(&chain.terminal))
-    });
+    let inside = chains.filter_map(|chain| terminal(&chain.terminal).or_else(|| state(chain)));
     let missing = filters.chain(inside).next();
     missing.map_or(Ok(()), |what| {
         Err(ApplyError::Unsupported {
@@ -34,22 +30,6 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
             name: listener.name.clone(),
             what,
         })
-    })
-}
-
-/// Refuses a cluster that asks for something missing.
-pub(crate) fn check_cluster(cluster: &Cluster) -> Result<(), ApplyError> {
-    let what = if matches!(cluster.kind, ClusterKind::DynamicForwardProxy(_)) {
-        "the dynamic forward proxy"
-    } else if !cluster.filters.is_empty() {
-        "an upstream network filter"
-    } else {
-        return Ok(());
-    };
-    Err(ApplyError::Unsupported {
-        kind: "cluster",
-        name: cluster.name.clone(),
-        what,
     })
 }
 
@@ -77,18 +57,21 @@ fn in_routes(table: &RouteTable) -> Option<&'static str> {
         .next()
 }
 
-fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
-    Some(match kind {
-        NetworkFilterKind::MetadataExchange { .. } => "network filter istio.metadata_exchange",
-        NetworkFilterKind::SetFilterState(_) => "network filter set_filter_state",
-        NetworkFilterKind::MongoProxy(_) => "network filter mongo_proxy",
-        NetworkFilterKind::MysqlProxy { .. } => "network filter mysql_proxy",
-        NetworkFilterKind::Rbac(_)
-        | NetworkFilterKind::LocalRateLimit { .. }
-        | NetworkFilterKind::ConnectionLimit { .. }
-        | NetworkFilterKind::IstioStats(_)
-        | NetworkFilterKind::SniCluster => return None,
-    })
+/// Filter state of a connection that says how TLS to the upstream begins: requests do not read it.
+fn state(chain: &FilterChain) -> Option<&'static str> {
+    if !matches!(chain.terminal, Terminal::Http(_)) {
+        return None;
+    }
+    let values = chain
+        .filters
+        .iter()
+        .filter_map(|filter| match &filter.kind {
+            NetworkFilterKind::SetFilterState(state) => Some(state),
+            _ => None,
+        });
+    let mut keys = values.flat_map(|state| state.on_open.iter().chain(&state.on_handshake));
+    keys.any(|value| [tcp::SERVER_NAME, tcp::PROTOCOLS].contains(&value.key.as_str()))
+        .then_some("set_filter_state of upstream TLS before HTTP")
 }
 
 fn terminal(terminal: &Terminal) -> Option<&'static str> {

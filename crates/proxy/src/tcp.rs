@@ -1,5 +1,8 @@
 //! `tcp_proxy`: bytes both ways, half-close, back-pressure, and the network filters before it.
 
+mod peers;
+
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,15 +12,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use meltemi_filters::network::Refused;
-use meltemi_telemetry::istio::{
-    Labels, Protocol, Reporter, Service, ServiceFacts, TcpConnection, WorkloadMetadata,
-};
+use meltemi_filters::network::mongo::{Sender, Session};
+use meltemi_telemetry::istio::TcpConnection;
 use meltemi_traffic::Str;
 use meltemi_traffic::access::StreamInfo;
 use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
-use meltemi_traffic::listener::{Direction, NetworkFilterKind, TcpProxy};
+use meltemi_traffic::listener::{NetworkFilterKind, TcpProxy};
 use meltemi_traffic::metadata::{Criteria, Metadata};
 use meltemi_traffic::rbac::AuthzFacts;
 use meltemi_traffic::tls::PeerIdentity;
@@ -26,7 +28,8 @@ use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::connect::ConnectError;
 use meltemi_upstream::host::Host;
 use meltemi_upstream::outlier::Outcome;
-use meltemi_upstream::pool::{ConnFacts, ConnectionNeeds};
+use meltemi_upstream::output::high_water;
+use meltemi_upstream::pool::{AlpnOffer, ConnFacts, ConnectionNeeds};
 use meltemi_upstream::stream::Stream;
 use meltemi_upstream::tls::TlsSession;
 use tokio::io::AsyncWrite;
@@ -37,8 +40,13 @@ use crate::idle::IdleTimer;
 
 /// Copy buffers start small, for connections that say little, and grow with the traffic.
 const SMALL_BUFFER: usize = 4 * 1024;
-/// Largest copy buffer: what one read of a busy socket yields.
-const LARGE_BUFFER: usize = 64 * 1024;
+
+/// Filter state that names the cluster, whatever the configuration says.
+const CLUSTER: &str = "envoy.tcp_proxy.cluster";
+/// Filter state with the server name that TLS to the upstream sends.
+pub(crate) const SERVER_NAME: &str = "envoy.network.upstream_server_name";
+/// Filter state with the protocols that TLS to the upstream offers, comma separated.
+pub(crate) const PROTOCOLS: &str = "envoy.network.application_protocols";
 
 /// What is remembered of a connection until it is logged, once, when this is dropped.
 struct Record {
@@ -62,10 +70,13 @@ struct Record {
     /// From the client, to the client.
     bytes: (u64, u64),
     counted: Option<TcpConnection>,
+    /// Who is at both ends, where that is exchanged.
+    peers: peers::Peers,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
+        peers::close(self);
         let of_listener = &self.info.listener.config.access_log;
         if self.proxy.access_log.is_empty() && of_listener.is_empty() {
             return;
@@ -92,6 +103,7 @@ impl Drop for Record {
             ..StreamInfo::default()
         };
         self.info.describe(&mut info);
+        info.peers = self.peers.objects();
         if let Some(cluster) = &self.cluster {
             info.upstream_cluster = cluster.stat_name();
             info.upstream_cluster_raw = &self.cluster_name;
@@ -128,7 +140,9 @@ impl Record {
         let by_name = filters
             .iter()
             .any(|filter| matches!(filter.kind, NetworkFilterKind::SniCluster));
-        let cluster_name = if by_name {
+        let cluster_name = if let Some(chosen) = info.state(CLUSTER) {
+            chosen.clone()
+        } else if by_name {
             info.inspected.server_name.clone()
         } else {
             target.map_or_else(Str::default, |target| target.cluster.clone())
@@ -151,6 +165,7 @@ impl Record {
             attempts: 0,
             bytes: (0, 0),
             counted: None,
+            peers: peers::Peers::default(),
             info: Rc::clone(info),
             proxy: Arc::clone(proxy),
         }
@@ -175,7 +190,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     record.connection_id = facts.id;
     record.session.clone_from(&facts.session);
     record.peer.clone_from(&facts.peer);
-    record.counted = count(&record, &facts);
+    peers::open(&mut record, &stream, &upstream);
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
     let closes = record
@@ -216,7 +231,7 @@ fn judge(record: &mut Record) -> Result<(), Refused> {
             tls: info.tls.is_some(),
             peer: info.tls.as_ref().and_then(|tls| tls.peer.as_ref()),
             metadata: Some(&metadata),
-            filter_state: &[],
+            filter_state: &info.filter_state,
         };
         info.chain.network.judge(&facts, &mut changed)
     });
@@ -299,75 +314,22 @@ fn pick(record: &Record, cluster: &Cluster, tried: &[u64]) -> Option<Arc<Host>> 
 
 /// What the connection must be like.
 fn needs(record: &Record, host: &Host) -> ConnectionNeeds {
+    let info = &record.info;
     let proxied = host.transport.proxy_protocol.as_ref();
+    let alpn = info.state(PROTOCOLS).map(|list| {
+        let offers = list.split(',').filter(|offer| !offer.is_empty());
+        Arc::new(AlpnOffer(offers.map(|offer| offer.into()).collect()))
+    });
     ConnectionNeeds {
-        proxied: proxied.map(|_| (record.info.remote, record.info.local)),
+        proxied: proxied.map(|_| (info.remote, info.local)),
+        sni: info.state(SERVER_NAME).cloned(),
+        alpn,
         ..ConnectionNeeds::default()
     }
 }
 
 fn source_hash(ip: std::net::IpAddr) -> u64 {
     meltemi_traffic::hash::xx64(ip.to_string().as_bytes(), 0)
-}
-
-/// Counts the connection in Istio's metrics, when the chain has `istio.stats`.
-fn count(record: &Record, facts: &ConnFacts) -> Option<TcpConnection> {
-    let info = &record.info;
-    let has_stats = |kind: &NetworkFilterKind| matches!(kind, NetworkFilterKind::IstioStats(_));
-    info.chain
-        .config
-        .filters
-        .iter()
-        .find(|filter| has_stats(&filter.kind))?;
-    let shared = &info.worker.shared;
-    let inbound = info.listener.config.direction == Direction::Inbound;
-    let (peer_principal, local_principal) = if inbound {
-        let own = info
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.local_uris.first().cloned());
-        (
-            info.peer_principal().cloned(),
-            own.filter(|_| info.is_mutual_tls()),
-        )
-    } else {
-        let peer = facts
-            .peer
-            .as_ref()
-            .and_then(|peer| peer.uri_sans.first().cloned());
-        (peer, shared.own_principal().filter(|_| facts.tls))
-    };
-    let workload = record
-        .host
-        .as_ref()
-        .and_then(|host| host.endpoint.istio_workload())
-        .filter(|_| !inbound);
-    let known = record
-        .cluster
-        .as_ref()
-        .and_then(|cluster| cluster.service.clone());
-    let labels = Labels {
-        reporter: if inbound {
-            Reporter::Destination
-        } else {
-            Reporter::Source
-        },
-        protocol: Protocol::Tcp,
-        peer: workload.and_then(|text| {
-            shared
-                .peers
-                .get(text.as_bytes(), |_| WorkloadMetadata::from_endpoint(text))
-        }),
-        peer_principal: peer_principal.unwrap_or_default(),
-        local_principal: local_principal.unwrap_or_default(),
-        service: known.unwrap_or_else(|| {
-            Service::resolve(&ServiceFacts {
-                cluster: &record.cluster_name,
-                ..ServiceFacts::default()
-            })
-        }),
-    };
-    Some(shared.istio.edge(&labels).connection(&record.flags.short()))
 }
 
 /// One direction of a copy.
@@ -378,7 +340,16 @@ struct OneWay {
     state: CopyState,
     bytes: u64,
     unflushed: bool,
+    /// Reads along.
+    reader: Option<Along>,
+    /// Largest copy buffer: bytes for a connection that takes no more.
+    most: usize,
+    /// Until then bytes that were read are held up.
+    held: Option<Pin<Box<tokio::time::Sleep>>>,
 }
+
+/// Who reads one direction along.
+type Along = (Rc<RefCell<Session>>, Sender);
 
 /// Whether bytes may go on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -399,13 +370,18 @@ enum CopyState {
 }
 
 impl OneWay {
-    fn new() -> Self {
+    /// Towards a connection with this buffer limit.
+    fn new(buffer_limit: u32) -> Self {
+        let most = high_water(buffer_limit);
         Self {
             buffer: BytesMut::new(),
-            size: SMALL_BUFFER,
+            size: SMALL_BUFFER.min(most),
+            most,
             state: CopyState::Running,
             bytes: 0,
             unflushed: false,
+            reader: None,
+            held: None,
         }
     }
 
@@ -420,6 +396,14 @@ impl OneWay {
         gate: &mut Gate,
     ) -> Poll<io::Result<()>> {
         loop {
+            if let Some(held) = &mut self.held {
+                if self.unflushed {
+                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    self.unflushed = false;
+                }
+                ready!(held.as_mut().poll(cx));
+                self.held = None;
+            }
             if *gate == Gate::Closed && !self.buffer.is_empty() {
                 *gate = Gate::Waiting;
             }
@@ -466,10 +450,15 @@ impl OneWay {
         if self.buffer.capacity() < self.size {
             self.buffer.reserve(self.size);
         }
+        let before = self.buffer.len();
         let read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(from, &mut self.buffer));
         let count = ready!(read.poll(cx))?;
+        if let Some((session, sender)) = &self.reader {
+            let delay = session.borrow_mut().read(*sender, &self.buffer[before..]);
+            self.held = delay.map(|delay| Box::pin(tokio::time::sleep(delay)));
+        }
         if count >= self.size {
-            self.size = LARGE_BUFFER;
+            self.size = self.most;
         }
         Poll::Ready(Ok(count))
     }
@@ -478,7 +467,16 @@ impl OneWay {
 /// Copies both ways until both ends were passed on, one side failed, or nothing moved for too long.
 async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
     let mut idle = IdleTimer::new(record.proxy.idle_timeout);
-    let (mut up, mut down) = (OneWay::new(), OneWay::new());
+    let of_cluster = record.cluster.as_ref();
+    let of_cluster = of_cluster.map_or(0, |cluster| cluster.config.buffer_limit);
+    let mut up = OneWay::new(of_cluster);
+    let mut down = OneWay::new(record.info.listener.config.buffer_limit);
+    let along = record.info.chain.network.reads_mongo();
+    let along = along.map(|session| Rc::new(RefCell::new(session)));
+    if let Some(session) = &along {
+        up.reader = Some((Rc::clone(session), Sender::Client));
+        down.reader = Some((Rc::clone(session), Sender::Server));
+    }
     let mut gate = if record.info.chain.network.judges() {
         Gate::Closed
     } else {
@@ -487,6 +485,14 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
     let mut delay = None;
     std::future::poll_fn(|cx| {
         let mut sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
+        let awaited = record.peers.awaited();
+        if awaited && peers::listen(record, &client, &upstream) && gate == Gate::Closed {
+            // Who the client is counts as its first word.
+            gate = Gate::Waiting;
+        }
+        if let Some(session) = &along {
+            session.borrow().publish(&mut record.metadata);
+        }
         while gate == Gate::Waiting {
             if let Err(refused) = judge(record) {
                 record.bytes.0 += up.buffer.len() as u64;
@@ -502,6 +508,9 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
             }
         }
         let received = down.poll(cx, &mut upstream, &mut client, &mut idle, &mut Gate::Open);
+        if awaited {
+            peers::listen(record, &client, &upstream);
+        }
         if let Some(counted) = &record.counted {
             counted.received(up.bytes - record.bytes.0);
             counted.sent(down.bytes - record.bytes.1);
@@ -518,6 +527,10 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
         idle.poll(cx)
     })
     .await;
+    if let Some(session) = &along {
+        session.borrow().publish(&mut record.metadata);
+        session.borrow_mut().close(up.state != CopyState::Running);
+    }
     if let Some(delay) = delay {
         tokio::time::sleep(delay).await;
     }

@@ -76,7 +76,7 @@ pub(crate) fn run(shared: Arc<Shared>, index: usize) -> io::Result<()> {
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {
-        let pools = Pools::new(shared.sockets);
+        let pools = Pools::new(shared.sockets, shared.identity.preamble.clone());
         let worker = Rc::new(Worker {
             shared,
             pools,

@@ -13,7 +13,7 @@ use crate::flags::ResponseFlags;
 use crate::format::LogFormat;
 use crate::headers::{Headers, RequestHead};
 use crate::matcher::HeaderMatcher;
-use crate::metadata::{Metadata, MetadataMatcher};
+use crate::metadata::{Metadata, MetadataMatcher, Value};
 use crate::tls::PeerIdentity;
 use crate::{Fraction, Str};
 
@@ -146,12 +146,45 @@ pub struct StreamInfo<'a> {
     pub filter_state: &'a [(Str, Str)],
     /// Upstream filter state as text, by key.
     pub upstream_filter_state: &'a [(Str, Str)],
+    /// The workloads at both ends, as peers told of them: filter state `downstream_peer` and `upstream_peer`.
+    pub peers: Peers<'a>,
     /// The process's environment, for `%ENVIRONMENT%`.
     pub environment: &'a [(Str, Str)],
     /// This host's name.
     pub hostname: &'a str,
     /// Kind of log entry (`DownstreamEnd`...).
     pub log_type: &'a str,
+}
+
+/// An object in filter state that is more than a text.
+pub trait StateObject: std::fmt::Debug {
+    /// As `%FILTER_STATE(key:PLAIN)%` writes it.
+    fn text(&self) -> String;
+    /// As `%FILTER_STATE(key:TYPED)%` writes it.
+    fn value(&self) -> Value;
+    /// One field; `None` when objects of this kind have no such field.
+    fn field(&self, name: &str) -> Option<String>;
+}
+
+/// The workloads at both ends of a connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Peers<'a> {
+    /// The client's.
+    pub downstream: Option<&'a dyn StateObject>,
+    /// The server's.
+    pub upstream: Option<&'a dyn StateObject>,
+}
+
+impl<'a> Peers<'a> {
+    /// The object of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&'a dyn StateObject> {
+        match key {
+            "downstream_peer" => self.downstream,
+            "upstream_peer" => self.upstream,
+            _ => None,
+        }
+    }
 }
 
 /// TLS facts of one side.

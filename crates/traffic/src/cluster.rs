@@ -92,11 +92,34 @@ pub enum ClusterKind {
     /// The connection's restored destination.
     OriginalDst(OriginalDst),
     /// The request's host, through a DNS cache.
-    DynamicForwardProxy(Dns),
+    DynamicForwardProxy(Arc<DnsCache>),
+}
+
+/// A cache of names that requests ask for (`DnsCacheConfig`). Those of one name are one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsCache {
+    /// Name.
+    pub name: Str,
+    /// How names are resolved.
+    pub dns: Dns,
+    /// Shortest time between resolutions of a name, whatever its TTL.
+    pub min_refresh: Duration,
+    /// A name that nobody asks for is forgotten after this.
+    pub host_ttl: Duration,
+    /// Most names.
+    pub max_hosts: u32,
+    /// Most requests that wait for a resolution.
+    pub max_pending: u32,
+    /// Longest resolution; `None` is the resolver's own limit.
+    pub query_timeout: Option<Duration>,
+    /// A name that could not be resolved is forgotten at once.
+    pub forget_failures: bool,
+    /// Names that are resolved before anybody asks.
+    pub preresolve: Vec<(Str, u16)>,
 }
 
 /// DNS settings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
     /// Time between resolutions (a bound when the TTL is respected).
     pub refresh: Duration,

@@ -414,6 +414,10 @@ pub enum HttpFilterKind {
     RateLimit(Arc<RateLimit>),
     /// Header changes.
     HeaderMutation(Arc<HeaderMutation>),
+    /// The request's host is looked up before it is forwarded to it.
+    ForwardProxy(ForwardProxy),
+    /// Header values become dynamic metadata.
+    HeaderToMetadata(Arc<HeaderToMetadata>),
     /// Sets filter state.
     SetFilterState(Arc<Vec<FilterStateValue>>),
     /// gRPC statistics.
@@ -470,6 +474,83 @@ pub struct Router {
     pub respect_expected_timeout: bool,
     /// Logs of upstream attempts.
     pub upstream_log: Vec<AccessLog>,
+}
+
+/// `dynamic_forward_proxy`.
+#[derive(Debug, Clone)]
+pub struct ForwardProxy {
+    /// Where hosts are looked up.
+    pub cache: Arc<crate::cluster::DnsCache>,
+}
+
+/// The host that a route asks the forward proxy for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ForwardHost {
+    /// The request's own.
+    Unchanged,
+    /// This one.
+    Literal(Str),
+    /// The one that a header names, when it is there.
+    Header(HeaderName),
+}
+
+/// `header_to_metadata`.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderToMetadata {
+    /// On requests, in order.
+    pub request: Vec<HeaderRule>,
+    /// On responses, in order.
+    pub response: Vec<HeaderRule>,
+}
+
+/// A header or cookie that becomes metadata.
+#[derive(Debug, Clone)]
+pub struct HeaderRule {
+    /// Where the value comes from.
+    pub source: ValueSource,
+    /// What is stored when it is there.
+    pub present: Option<MetadataTarget>,
+    /// What is stored when it is not.
+    pub missing: Option<MetadataTarget>,
+    /// Applied to the value first.
+    pub rewrite: Option<crate::rewrite::RegexRewrite>,
+    /// The header goes no further.
+    pub remove: bool,
+}
+
+/// Where a rule's value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValueSource {
+    /// A header, repeated ones joined by `,`.
+    Header(crate::matcher::Field),
+    /// A request cookie.
+    Cookie(Str),
+}
+
+/// Where a value goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataTarget {
+    /// Namespace; empty is the filter's own.
+    pub namespace: Str,
+    /// Key in it.
+    pub key: Str,
+    /// Stored instead of the header's value; empty is that value.
+    pub value: Str,
+    /// What the value is read as.
+    pub kind: MetadataKind,
+    /// It is base64 first.
+    pub base64: bool,
+}
+
+/// What a header's value is read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataKind {
+    /// Text.
+    Text,
+    /// A number.
+    Number,
+    /// An encoded `google.protobuf.Value`.
+    Message,
 }
 
 /// `header_mutation`.
@@ -605,6 +686,10 @@ pub enum FilterOverride {
     RateLimit(Arc<RateLimitPerRoute>),
     /// `header_mutation`, every level in the order it applies.
     HeaderMutation(Vec<Arc<HeaderMutation>>),
+    /// `dynamic_forward_proxy`.
+    ForwardProxy(ForwardHost),
+    /// `header_to_metadata`, instead of the filter's own rules.
+    HeaderToMetadata(Arc<HeaderToMetadata>),
     /// `buffer`; `None` switches it off.
     Buffer(Option<u32>),
     /// `on_demand`.

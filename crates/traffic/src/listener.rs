@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::access::AccessLog;
 use crate::chain::ChainIndex;
 use crate::endpoint::Address;
-use crate::hcm::ConnectionManager;
+use crate::hcm::{ConnectionManager, FilterStateValue};
 use crate::matcher::Cidr;
 use crate::metadata::Criteria;
 use crate::ratelimit::BucketConfig;
@@ -256,14 +256,18 @@ pub enum NetworkFilterKind {
         delay: Limit,
     },
     /// Sets filter state from connection properties.
-    SetFilterState(Arc<Vec<crate::hcm::FilterStateValue>>),
+    SetFilterState(Arc<ConnectionState>),
     /// Counts MongoDB commands, and may delay them.
     MongoProxy(Arc<MongoProxy>),
-    /// Counts MySQL commands.
-    MysqlProxy {
-        /// Statistics prefix.
-        stat_prefix: Str,
-    },
+}
+
+/// `set_filter_state` of connections.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionState {
+    /// Set when the connection is new; TLS has told nothing yet.
+    pub on_open: Vec<FilterStateValue>,
+    /// Set after the TLS handshake, or at once without TLS.
+    pub on_handshake: Vec<FilterStateValue>,
 }
 
 /// MongoDB sniffing.
@@ -275,6 +279,10 @@ pub struct MongoProxy {
     pub delay: Option<(Duration, crate::Fraction)>,
     /// Dynamic metadata is set.
     pub emit_metadata: bool,
+    /// Commands that have counters of their own.
+    pub commands: Vec<Str>,
+    /// Deepest document that is read.
+    pub max_depth: u32,
 }
 
 /// The last filter of a chain.

@@ -137,7 +137,7 @@ impl Field {
 }
 
 /// Calls `test` with a field's value, repeated fields joined by `,`; `None` when absent.
-fn joined<H: Headers + ?Sized, T>(
+pub fn joined<H: Headers + ?Sized, T>(
     fields: &H,
     name: &HeaderName,
     test: impl FnOnce(&[u8]) -> T,

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use crate::balance::{AssignmentPolicy, HostSet};
 use crate::breaker::Breaker;
 use crate::connect::Target;
+use crate::dns_cache::Name;
 use crate::health::CheckStats;
 use crate::host::{CheckFlag, Discovered, Host, HostState};
 use crate::outlier::{Detector, Outcome};
@@ -441,6 +442,43 @@ impl Cluster {
             locality_weight: None,
         };
         Arc::new(self.host(&found, state))
+    }
+
+    /// The port of hosts that a request names without one.
+    pub fn default_port(&self) -> u16 {
+        match self.transports.last().and_then(|last| last.tls.as_ref()) {
+            Some(_) => 443,
+            None => 80,
+        }
+    }
+
+    /// The host of a dynamic forward proxy for a name with these addresses; `None` when it has none.
+    pub fn forward_host(&self, name: &Name, targets: &[Target]) -> Option<Arc<Host>> {
+        let (target, more) = targets.split_first()?;
+        let identity = Target::Unix(format!("dns:{}", name.key()).into());
+        let state = Arc::clone(
+            self.state
+                .hosts
+                .lock()
+                .entry(identity.clone())
+                .or_insert_with(HostState::new),
+        );
+        let address = match target {
+            Target::Tcp(address) => Address::Socket(*address),
+            Target::Unix(path) => Address::Pipe(path.clone()),
+        };
+        let mut endpoint = Endpoint::new(address);
+        endpoint.hostname = name.host.clone();
+        let found = Discovered {
+            identity,
+            endpoint: Arc::new(endpoint),
+            target: target.clone(),
+            more_targets: more.to_vec(),
+            locality: Locality::default(),
+            priority: 0,
+            locality_weight: None,
+        };
+        Some(Arc::new(self.host(&found, state)))
     }
 
     /// A host that stayed only because it was healthy goes.

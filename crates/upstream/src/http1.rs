@@ -20,7 +20,7 @@ use meltemi_wire::http1::head::{HeadDecoder, HeadError, HeadLimits, RequestHead,
 use meltemi_wire::http1::{Framing, Piece, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::output::Output;
+use crate::output::{Output, high_water};
 use crate::stream::Stream;
 
 /// Size of the scratch buffer that small reads go through.
@@ -101,6 +101,11 @@ impl Conn {
             version: Version::Http11,
             received: 0,
         }
+    }
+
+    /// So many bytes may wait to be sent before the other side is no longer read.
+    pub fn set_buffer_limit(&mut self, limit: u32) {
+        self.output.set_high_water(high_water(limit));
     }
 
     /// Header names go out as `Proper-Case` (`header_key_format`).

@@ -10,6 +10,18 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::HeaderMap;
 use meltemi_wire::http1::Piece;
 
+/// What h2 buffers of one stream at most, where the connection's limit does not say less.
+const SEND_BUFFER: usize = 400 * 1024;
+
+/// Bytes of one stream that may wait to be sent on a connection with this limit
+/// (`per_connection_buffer_limit_bytes`, 0 is none).
+pub fn send_buffer(buffer_limit: u32) -> usize {
+    match buffer_limit as usize {
+        0 => SEND_BUFFER,
+        limit => limit.min(SEND_BUFFER),
+    }
+}
+
 /// The receiving half of a stream.
 #[derive(Debug)]
 pub struct Recv {

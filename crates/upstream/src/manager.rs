@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
 use meltemi_traffic::Str;
-use meltemi_traffic::cluster::{Cluster as ClusterConfig, ClusterKind};
+use meltemi_traffic::cluster::{
+    Cluster as ClusterConfig, ClusterKind, DnsCache as DnsCacheSettings,
+};
 use meltemi_traffic::endpoint::{Address, Assignment};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -20,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::balance::AssignmentPolicy;
 use crate::cluster::Cluster;
 use crate::connect::{SocketDefaults, Target};
+use crate::dns_cache::DnsCache;
 use crate::health;
 use crate::host::Discovered;
 use crate::resolve;
@@ -40,6 +43,8 @@ pub struct ClusterManager {
     sockets: OnceLock<SocketDefaults>,
     inner: Mutex<Inner>,
     activated: watch::Sender<u64>,
+    /// Caches of the dynamic forward proxy, by name.
+    dns_caches: Mutex<HashMap<Str, Arc<DnsCache>>>,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +77,7 @@ impl ClusterManager {
             sockets: OnceLock::new(),
             inner: Mutex::new(Inner::default()),
             activated: watch::channel(0).0,
+            dns_caches: Mutex::default(),
         })
     }
 
@@ -83,6 +89,24 @@ impl ClusterManager {
     /// A cluster that is ready for traffic.
     pub fn get(&self, name: &str) -> Option<Arc<Cluster>> {
         self.clusters.load().get(name).cloned()
+    }
+
+    /// The DNS cache of a name, made with these settings when there is none. Must run inside a tokio runtime.
+    pub fn dns_cache(&self, settings: &Arc<DnsCacheSettings>) -> Arc<DnsCache> {
+        let mut caches = self.dns_caches.lock();
+        if let Some(known) = caches.get(&settings.name) {
+            return Arc::clone(known);
+        }
+        let cache = DnsCache::new(settings);
+        caches.insert(settings.name.clone(), Arc::clone(&cache));
+        cache
+    }
+
+    /// Calls `each` with every DNS cache.
+    pub fn for_each_dns_cache(&self, mut each: impl FnMut(&DnsCache)) {
+        for cache in self.dns_caches.lock().values() {
+            each(cache);
+        }
     }
 
     /// All active clusters, by name.
@@ -269,9 +293,16 @@ impl ClusterManager {
                     cluster.set_hosts(&literal_hosts(assignment), AssignmentPolicy::of(assignment));
                 }
             }
-            ClusterKind::StrictDns(dns)
-            | ClusterKind::LogicalDns(dns)
-            | ClusterKind::DynamicForwardProxy(dns) => {
+            ClusterKind::DynamicForwardProxy(settings) => {
+                // Other settings mean another cache; names are looked up anew.
+                let known = self.dns_caches.lock().get(&settings.name).cloned();
+                if known.is_some_and(|known| *known.settings() != *settings) {
+                    self.dns_caches.lock().remove(&settings.name);
+                }
+                self.dns_cache(settings);
+                cluster.set_hosts(&[], AssignmentPolicy::default());
+            }
+            ClusterKind::StrictDns(dns) | ClusterKind::LogicalDns(dns) => {
                 let logical = matches!(cluster.config.kind, ClusterKind::LogicalDns(_));
                 let task = tokio::spawn(resolve::keep_resolved(
                     Arc::downgrade(self),
@@ -319,7 +350,9 @@ impl ClusterManager {
     fn maintain_cluster(&self, cluster: &Cluster, now: Duration) -> Option<Duration> {
         let interval = match (&cluster.config.outlier, &cluster.config.kind) {
             (Some(outlier), _) => outlier.interval,
-            (None, ClusterKind::OriginalDst(_)) => cluster.config.cleanup_interval,
+            (None, ClusterKind::OriginalDst(_) | ClusterKind::DynamicForwardProxy(_)) => {
+                cluster.config.cleanup_interval
+            }
             (None, _) => return None,
         };
         {
@@ -333,8 +366,13 @@ impl ClusterManager {
             *last = now;
         }
         cluster.sweep_outliers();
-        if matches!(cluster.config.kind, ClusterKind::OriginalDst(_)) {
-            cluster.forget_idle_destinations();
+        match &cluster.config.kind {
+            ClusterKind::OriginalDst(_) => cluster.forget_idle_destinations(),
+            ClusterKind::DynamicForwardProxy(settings) => {
+                self.dns_cache(settings).forget_unused();
+                cluster.forget_idle_destinations();
+            }
+            _ => {}
         }
         Some(interval)
     }

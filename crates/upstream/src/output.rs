@@ -34,8 +34,17 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The part of [`HIGH_WATER`] that a connection with this buffer limit (`per_connection_buffer_limit_bytes`, 0 is
+/// none) may use.
+pub fn high_water(buffer_limit: u32) -> usize {
+    match buffer_limit as usize {
+        0 => HIGH_WATER,
+        limit => limit.min(HIGH_WATER),
+    }
+}
+
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Output {
     queue: VecDeque<Bytes>,
     /// What comes after the queue; from `sent` on where there is no queue.
@@ -47,6 +56,7 @@ pub struct Output {
     total: u64,
     unflushed: bool,
     turn: Turn,
+    high: usize,
 }
 
 /// Whether the others of the turn have been let ahead.
@@ -58,7 +68,27 @@ enum Turn {
     Had,
 }
 
+impl Default for Output {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            tail: Vec::new(),
+            sent: 0,
+            waiting: 0,
+            total: 0,
+            unflushed: false,
+            turn: Turn::NotAsked,
+            high: HIGH_WATER,
+        }
+    }
+}
+
 impl Output {
+    /// Changes how many bytes may wait; see [`high_water`].
+    pub fn set_high_water(&mut self, high: usize) {
+        self.high = high;
+    }
+
     /// Appends through an encoder.
     pub fn encode(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.tail.capacity() == 0 {
@@ -103,7 +133,7 @@ impl Output {
 
     /// True when the source should pause.
     pub fn congested(&self) -> bool {
-        self.waiting >= HIGH_WATER
+        self.waiting >= self.high
     }
 
     /// Gives the memory back; only when nothing waits.

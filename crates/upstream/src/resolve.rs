@@ -73,7 +73,8 @@ pub(crate) async fn keep_resolved(
 }
 
 /// Pauses between tries that fail: longer each time, and random, where that is configured.
-struct FailurePause {
+#[derive(Debug)]
+pub(crate) struct FailurePause {
     fixed: Option<Duration>,
     base: Duration,
     most: Duration,
@@ -81,7 +82,7 @@ struct FailurePause {
 }
 
 impl FailurePause {
-    fn new(dns: &Dns) -> Self {
+    pub(crate) fn new(dns: &Dns) -> Self {
         let base = dns.failure_refresh.unwrap_or(dns.refresh);
         Self {
             fixed: dns.failure_refresh.is_none().then_some(base),
@@ -91,7 +92,8 @@ impl FailurePause {
         }
     }
 
-    fn next(&mut self, random: f64) -> Duration {
+    /// The pause before the next try; `random` is from 0 to 1.
+    pub(crate) fn next(&mut self, random: f64) -> Duration {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
@@ -100,13 +102,14 @@ impl FailurePause {
         pause
     }
 
-    fn reset(&mut self) {
+    /// A try has succeeded.
+    pub(crate) fn reset(&mut self) {
         self.next = self.base;
     }
 }
 
 /// `None` where the system has no resolver configuration; the system's own lookup is used then.
-fn resolver(family: DnsFamily) -> Option<TokioResolver> {
+pub(crate) fn resolver(family: DnsFamily) -> Option<TokioResolver> {
     let mut builder = TokioResolver::builder_tokio().ok()?;
     let options = builder.options_mut();
     options.cache_size = 0;
@@ -170,7 +173,7 @@ async fn discover(
 }
 
 /// Addresses of a name, and how long they are good for.
-async fn lookup(
+pub(crate) async fn lookup(
     name: &str,
     family: DnsFamily,
     resolver: Option<&TokioResolver>,

@@ -3,6 +3,8 @@
 //! Bytes that were read ahead while sniffing (`prefix`) are handed out first, so a stream can be passed on to
 //! TLS, a codec or a raw copy as if nobody had looked at it.
 
+mod exchanging;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,6 +13,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+pub use exchanging::{Exchanging, Told};
 
 /// A socket without TLS, with the bytes that were read ahead of it.
 #[derive(Debug)]
@@ -190,6 +194,8 @@ pub enum Stream {
     Server(Box<tokio_rustls::server::TlsStream<Socket>>),
     /// TLS, we are the client.
     Client(Box<tokio_rustls::client::TlsStream<Socket>>),
+    /// Any of these, after the preambles of Istio's TCP metadata exchange.
+    Exchanging(Box<Exchanging>),
 }
 
 impl Stream {
@@ -199,6 +205,7 @@ impl Stream {
             Self::Plain(socket) => socket,
             Self::Server(tls) => tls.get_ref().0,
             Self::Client(tls) => tls.get_ref().0,
+            Self::Exchanging(stream) => stream.inner().socket(),
         }
     }
 
@@ -208,6 +215,22 @@ impl Stream {
             Self::Plain(_) => None,
             Self::Server(tls) => Some(tls.get_ref().1),
             Self::Client(tls) => Some(tls.get_ref().1),
+            Self::Exchanging(stream) => stream.inner().tls(),
+        }
+    }
+
+    /// The same stream, on which `ours` (a [framed](meltemi_wire::peer_exchange::frame) message) goes first and the
+    /// peer's preamble is taken off.
+    #[must_use]
+    pub fn exchanging(self, ours: Bytes) -> Self {
+        Self::Exchanging(Box::new(Exchanging::new(self, ours)))
+    }
+
+    /// What the peer told in its preamble; `None` where nobody asked.
+    pub fn told(&self) -> Option<&Told> {
+        match self {
+            Self::Exchanging(stream) => Some(stream.told()),
+            _ => None,
         }
     }
 
@@ -236,6 +259,7 @@ impl AsyncRead for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Server(tls) => Pin::new(tls).poll_read(cx, buf),
             Self::Client(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Exchanging(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -250,6 +274,7 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Server(tls) => Pin::new(tls).poll_write(cx, buf),
             Self::Client(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Exchanging(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -262,6 +287,7 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Self::Server(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Self::Client(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::Exchanging(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -274,6 +300,7 @@ impl AsyncWrite for Stream {
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Server(tls) => Pin::new(tls).poll_flush(cx),
             Self::Client(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Exchanging(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -282,6 +309,7 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Server(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::Client(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Exchanging(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

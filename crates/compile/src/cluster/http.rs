@@ -45,6 +45,19 @@ pub(super) fn settings(message: &pb::Cluster) -> Compiled<HttpUpstream> {
     Ok(out)
 }
 
+/// Whether the options leave open how a peer's name is asked for and checked (`upstream_http_protocol_options`).
+#[expect(deprecated, reason = "old fields are still sent")]
+pub(super) fn says_nothing_of_names(message: &pb::Cluster) -> Compiled<bool> {
+    let field = "typed_extension_protocol_options";
+    for (key, any) in &message.typed_extension_protocol_options {
+        if type_name(&any.type_url) == KEY {
+            let options: upstreams::HttpProtocolOptions = decode(any).entry(field, key)?;
+            return Ok(options.upstream_http_protocol_options.is_none());
+        }
+    }
+    Ok(message.upstream_http_protocol_options.is_none())
+}
+
 fn common(message: Option<&core::HttpProtocolOptions>, out: &mut HttpUpstream) -> Compiled<()> {
     let Some(message) = message else {
         return Ok(());

@@ -23,6 +23,26 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+        effective: "dns_cache_config allow_insecure_cluster_options",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheCircuitBreakers",
+        effective: "max_pending_requests",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig",
+        effective: "name dns_lookup_family dns_refresh_rate dns_min_refresh_rate host_ttl max_hosts \
+                    disable_dns_refresh_on_failure dns_failure_refresh_rate dns_cache_circuit_breaker \
+                    preresolve_hostnames dns_query_timeout",
+        not_yet: "",
+        without_meaning: "use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config",
+    },
+    Coverage {
         message: "envoy.extensions.filters.common.fault.v3.FaultDelay",
         effective: "fixed_delay header_delay percentage",
         not_yet: "",
@@ -50,6 +70,18 @@ pub(super) static MESSAGES: &[Coverage] = &[
         message: "envoy.extensions.filters.http.cors.v3.CorsPolicy",
         effective: "allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials \
                     filter_enabled shadow_enabled allow_private_network_access forward_not_matching_preflights",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+        effective: "dns_cache_config",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig",
+        effective: "host_rewrite_literal host_rewrite_header",
         not_yet: "",
         without_meaning: "",
     },
@@ -136,6 +168,24 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.http.header_mutation.v3.Mutations",
         effective: "request_mutations response_mutations",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.header_to_metadata.v3.Config",
+        effective: "request_rules response_rules",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.header_to_metadata.v3.Config.KeyValuePair",
+        effective: "metadata_namespace key value regex_value_rewrite type encode",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.extensions.filters.http.header_to_metadata.v3.Config.Rule",
+        effective: "header cookie on_header_present on_header_missing remove",
         not_yet: "",
         without_meaning: "",
     },
@@ -383,9 +433,9 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
-        effective: "stat_prefix delay emit_dynamic_metadata",
+        effective: "stat_prefix delay emit_dynamic_metadata commands max_bson_depth",
         not_yet: "",
-        without_meaning: "access_log commands",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.extensions.filters.network.rbac.v3.RBAC",
@@ -395,7 +445,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.network.set_filter_state.v3.Config",
-        effective: "on_new_connection",
+        effective: "on_new_connection on_downstream_tls_handshake",
         not_yet: "",
         without_meaning: "",
     },

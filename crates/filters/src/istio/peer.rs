@@ -1,4 +1,4 @@
-//! Peer metadata: the headers that two sidecars exchange.
+//! Peer metadata: what two sidecars tell each other of their workloads, in HTTP headers or before the bytes of a connection.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,40 @@ pub fn decode(value: &[u8]) -> Option<WorkloadMetadata> {
         return None;
     }
     let bytes = STANDARD.decode(value).ok()?;
-    let fields = Struct::decode(bytes.as_slice()).ok()?;
+    Some(workload(&Struct::decode(bytes.as_slice()).ok()?))
+}
+
+/// Reads the message of a TCP preamble: an `Any` that holds a `Struct` with [`METADATA`] and [`METADATA_ID`]. `None`
+/// when it cannot be read or says nothing of the workload.
+pub fn decode_preamble(message: &[u8]) -> Option<WorkloadMetadata> {
+    let any = prost_types::Any::decode(message).ok()?;
+    if !any.type_url.ends_with("google.protobuf.Struct") {
+        return None;
+    }
+    let fields = Struct::decode(any.value.as_slice()).ok()?;
+    match &fields.fields.get(METADATA.as_str())?.kind {
+        Some(Kind::StructValue(metadata)) => Some(workload(metadata)),
+        _ => None,
+    }
+}
+
+/// The message that tells a TCP peer of a workload and its node, without frame.
+pub fn encode_preamble(node_id: &str, workload: &WorkloadMetadata) -> Vec<u8> {
+    let value = |kind| Value { kind: Some(kind) };
+    let metadata = value(Kind::StructValue(fields(workload)));
+    let id = value(Kind::StringValue(node_id.to_owned()));
+    let mut told = BTreeMap::from([(METADATA.as_str().to_owned(), metadata)]);
+    if !node_id.is_empty() {
+        told.insert(METADATA_ID.as_str().to_owned(), id);
+    }
+    prost_types::Any {
+        type_url: "type.googleapis.com/google.protobuf.Struct".to_owned(),
+        value: Struct { fields: told }.encode_to_vec(),
+    }
+    .encode_to_vec()
+}
+
+fn workload(fields: &Struct) -> WorkloadMetadata {
     let empty = Struct::default();
     let labels = match fields
         .fields
@@ -39,21 +72,25 @@ pub fn decode(value: &[u8]) -> Option<WorkloadMetadata> {
         Some(Kind::StructValue(labels)) => labels,
         _ => &empty,
     };
-    Some(WorkloadMetadata {
-        name: text(&fields, "NAME"),
-        namespace: text(&fields, "NAMESPACE"),
-        workload: text(&fields, "WORKLOAD_NAME"),
-        cluster: text(&fields, "CLUSTER_ID"),
-        owner: text(&fields, "OWNER"),
+    WorkloadMetadata {
+        name: text(fields, "NAME"),
+        namespace: text(fields, "NAMESPACE"),
+        workload: text(fields, "WORKLOAD_NAME"),
+        cluster: text(fields, "CLUSTER_ID"),
+        owner: text(fields, "OWNER"),
         app: text(labels, APP),
         version: text(labels, VERSION),
         canonical_name: text(labels, CANONICAL_NAME),
         canonical_revision: text(labels, CANONICAL_REVISION),
-    })
+    }
 }
 
 /// The value of [`METADATA`] that describes a workload.
 pub fn encode(workload: &WorkloadMetadata) -> String {
+    STANDARD.encode(fields(workload).encode_to_vec())
+}
+
+fn fields(workload: &WorkloadMetadata) -> Struct {
     let labels = object([
         (APP, &workload.app),
         (VERSION, &workload.version),
@@ -73,7 +110,7 @@ pub fn encode(workload: &WorkloadMetadata) -> String {
             kind: Some(Kind::StructValue(labels)),
         },
     );
-    STANDARD.encode(fields.encode_to_vec())
+    fields
 }
 
 fn text(fields: &Struct, key: &str) -> Str {
@@ -115,7 +152,10 @@ mod tests {
             canonical_revision: "v1".into(),
             ..WorkloadMetadata::default()
         };
-        assert_eq!(decode(encode(&workload).as_bytes()), Some(workload));
+        assert_eq!(decode(encode(&workload).as_bytes()), Some(workload.clone()));
+        let preamble = encode_preamble("sidecar~10.0.0.1~a.b~b.svc", &workload);
+        assert_eq!(decode_preamble(&preamble), Some(workload));
+        assert_eq!(decode_preamble(b"no message"), None);
         assert_eq!(decode(b"not base64!"), None);
     }
 }

@@ -139,6 +139,10 @@ fn all(shared: &Shared) -> Stats {
     }
     HttpStats::for_each(|name, value| stats.add_dotted(name, value));
     meltemi_filters::counters::for_each(|name, value| stats.add_dotted(name.to_owned(), value));
+    shared.clusters.for_each_dns_cache(|cache| {
+        let scope = format!("dns_cache.{}", cache.settings().name);
+        cache.for_each_stat(|name, value| stats.add_dotted(format!("{scope}.{name}"), value));
+    });
     let live = u64::from(shared.live.load(Ordering::Acquire));
     let updates = &shared.updates;
     // table: scope, name, value

@@ -26,12 +26,13 @@ const ROOT_CERT: &str = "/var/run/secrets/istio/root-cert.pem";
 const POD_LABELS: &str = "/etc/istio/pod/labels";
 const POD_ANNOTATIONS: &str = "/etc/istio/pod/annotations";
 /// What this build has of Istio's filters: category and name, as the control plane asks for them.
-const EXTENSIONS: [(&str, &str); 5] = [
+const EXTENSIONS: [(&str, &str); 6] = [
     ("envoy.filters.http", "istio.alpn"),
     ("envoy.filters.http", "istio.stats"),
     ("envoy.filters.http", "istio.metadata_exchange"),
     ("envoy.filters.http", "envoy.filters.http.grpc_stats"),
     ("envoy.filters.network", "istio.stats"),
+    ("envoy.filters.network", "istio.metadata_exchange"),
 ];
 
 /// Where a proxy stands.

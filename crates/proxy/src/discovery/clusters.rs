@@ -15,7 +15,6 @@ use super::wishes::{Need, Owner};
 use crate::admin::DumpKind;
 use crate::engine::{Change, apply};
 use crate::listener::ApplyError;
-use crate::support::check_cluster;
 
 /// Endpoints and secrets of a cluster.
 pub(super) fn needs(cluster: &Cluster) -> Vec<Need> {
@@ -40,7 +39,6 @@ pub(super) fn needs(cluster: &Cluster) -> Vec<Need> {
 impl Hub {
     /// Takes a cluster; it serves once its secrets and endpoints are there.
     pub(super) fn add_cluster(&mut self, cluster: Arc<Cluster>) -> Result<(), ApplyError> {
-        check_cluster(&cluster)?;
         super::secrets::check_cluster_tls(&cluster)?;
         let owner = Owner(ResourceType::Cluster, cluster.name.clone());
         self.need_more(owner, needs(&cluster));

@@ -98,6 +98,7 @@ pub(crate) fn on_response(exchange: &mut Exchange, head: &mut Head<'_>) {
     let returning = std::mem::take(&mut work.returning);
     let mut transforms = std::mem::take(&mut work.response_body);
     let mut pace = work.pace.take();
+    let mut learned = Vec::new();
     let info = exchange.info();
     let mut response = Response {
         status: head.status,
@@ -107,6 +108,7 @@ pub(crate) fn on_response(exchange: &mut Exchange, head: &mut Head<'_>) {
         pace: &mut pace,
         request: &exchange.request,
         info: &info,
+        learned: &mut learned,
         local: head.local,
         bodyless: exchange.request.method == http::Method::HEAD
             || head.status == StatusCode::NO_CONTENT
@@ -116,6 +118,9 @@ pub(crate) fn on_response(exchange: &mut Exchange, head: &mut Head<'_>) {
         one.on_response(&mut response);
     }
     (head.status, head.length) = (response.status, response.length);
+    for (namespace, key, value) in learned {
+        exchange.metadata.set(&namespace, &key, value);
+    }
     let work = exchange.work();
     work.response_body = transforms;
     work.pace = pace;

@@ -18,6 +18,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
+use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::RequestHeadMut;
 use meltemi_traffic::retry::{AttemptFailure, RequestRetry, RetryPolicy};
@@ -199,6 +200,9 @@ impl Attempts {
         forward: &Forward,
         idle: &mut IdleTimer,
     ) -> Result<(ResponseStart, Stream), Failure> {
+        if let ClusterKind::DynamicForwardProxy(settings) = &self.cluster.config.kind {
+            Box::pin(self.look_up(exchange, settings)).await;
+        }
         let host = self.pick(exchange, plan)?;
         let active = host.state.active.enter();
         self.tried.push(host.state.id);

@@ -29,7 +29,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Envoy's default `max_concurrent_streams`.
 const MAX_STREAMS: u32 = 1024;
 
-fn builder(hcm: &ConnectionManager) -> h2::server::Builder {
+fn builder(hcm: &ConnectionManager, buffer_limit: u32) -> h2::server::Builder {
     let options = &hcm.http2;
     let mut builder = h2::server::Builder::new();
     builder
@@ -40,6 +40,7 @@ fn builder(hcm: &ConnectionManager) -> h2::server::Builder {
                 .unwrap_or(CONNECTION_WINDOW),
         )
         .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))
+        .max_send_buffer_size(http2::send_buffer(buffer_limit))
         .max_header_list_size(hcm.max_headers_kb * 1024);
     if let Some(size) = options.hpack_table_size {
         builder.header_table_size(size);
@@ -68,7 +69,8 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
     let broken = Broken::default();
     let stream = Metered::new(stream, frame_limits(&hcm.http2), Rc::clone(&broken));
     let (stream, gather) = gather(stream);
-    let mut connection = match builder(&hcm).handshake::<_, bytes::Bytes>(stream).await {
+    let builder = builder(&hcm, info.listener.config.buffer_limit);
+    let mut connection = match builder.handshake::<_, bytes::Bytes>(stream).await {
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(%error, "http2 handshake");

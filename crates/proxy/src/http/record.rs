@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::HeaderMap;
-use meltemi_telemetry::istio::Peer;
+use meltemi_filters::istio::object::PeerObject;
 use meltemi_traffic::Str;
 use meltemi_traffic::access::{Heads, Protocol, StreamInfo, Times, Tls, grpc_status_of};
 use meltemi_traffic::flags::ResponseFlags;
@@ -70,7 +70,7 @@ pub(crate) struct Exchange {
     pub trace: Option<Box<Trace>>,
     pub grpc: bool,
     /// The other side, as metadata exchange found it.
-    pub peer: Option<Peer>,
+    pub peer: Option<PeerObject>,
     /// The client asked for our metadata.
     pub propagate_metadata: bool,
     /// `set-cookie` that the hash policy asks for.
@@ -143,7 +143,7 @@ impl Exchange {
             host: None,
             upstream: Upstream::default(),
             metadata: context.info().metadata.clone(),
-            filter_state: Vec::new(),
+            filter_state: context.info().filter_state.clone(),
             work: None,
             trace: None,
             peer: None,
@@ -230,12 +230,15 @@ impl Exchange {
             attempts: self.attempts,
             route_name: &self.route_name,
             metadata: Some(&self.metadata),
-            filter_state: &self.filter_state,
             grpc_status: self.logged_grpc_status(),
             log_type: "DownstreamEnd",
             ..StreamInfo::default()
         };
         self.context.info().describe(&mut info);
+        info.filter_state = &self.filter_state;
+        if let Some(peer) = &self.peer {
+            info.peers = self.context.info().peers(peer);
+        }
         if let Some(address) = self.early.remote {
             let peer = self.context.info().remote;
             // The port of an address from X-Forwarded-For is not known; Envoy prints 0.

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod readers;
 #[allow(dead_code, reason = "shared with the other tests of the proxy")]
 #[path = "../proxy/support.rs"]
 mod support;
@@ -21,6 +22,9 @@ use support::{Proxy, plain, soon};
 const BODY: usize = 256 << 20;
 /// Both proxies (4 MiB each), and the buffers of client and server in the same process.
 const MAX_GROWTH: u64 = 10 << 20;
+
+/// One test at a time: they measure the same memory.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Bytes of this process that no file backs.
 fn resident() -> u64 {
@@ -104,6 +108,7 @@ async fn upload(proxy: &Proxy) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_any_size_leaves_the_memory_of_two_proxies_as_it_was() {
+    let _alone = ALONE.lock().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -18,6 +18,7 @@ mod support;
 mod balancing;
 mod client;
 mod drain;
+mod exchange;
 mod policies;
 mod records;
 mod sidecars;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use meltemi_proxy::NodeIdentity;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 
@@ -24,6 +25,10 @@ pub(crate) enum Hop {
     Same,
     /// Bytes.
     Tcp,
+    /// Bytes, before which both sides tell who they are.
+    Exchange,
+    /// The same, but the server's side only negotiates it and has nothing to tell.
+    Mute,
 }
 
 /// A pair of proxies in front of applications.
@@ -58,17 +63,24 @@ impl Pair {
         for (name, apps, more) in clusters {
             let mut ports = Vec::new();
             for app in *apps {
-                let proxy = Proxy::start(&inbound_yaml(hop, directory.path(), *app));
+                let yaml = inbound_yaml(hop, directory.path(), *app);
+                let proxy = Proxy::start_as(&yaml, node("server"));
                 ports.push(proxy.address.port());
                 inbound.push(proxy);
             }
             text.push_str(&cluster(hop, directory.path(), name, &ports, more));
         }
-        let outbound = Proxy::start(&outbound_yaml(hop, directory.path(), routes, &text));
+        let yaml = outbound_yaml(hop, directory.path(), routes, &text);
+        let outbound = Proxy::start_as(&yaml, node("client"));
         Self {
             outbound,
             rest: Rest { inbound, directory },
         }
+    }
+
+    /// The first inbound proxy.
+    pub(crate) fn inbound(&self) -> &Proxy {
+        &self.rest.inbound[0]
     }
 
     /// Lines of the client's side once there are so many of them.
@@ -136,6 +148,17 @@ fn certificates(directory: &Path) {
     }
 }
 
+/// A workload of the mesh.
+fn node(workload: &str) -> NodeIdentity {
+    NodeIdentity {
+        id: format!("sidecar~10.0.0.1~{workload}-1.default~default.svc").into(),
+        name: format!("{workload}-1").into(),
+        namespace: "default".into(),
+        workload: workload.into(),
+        ..NodeIdentity::default()
+    }
+}
+
 fn tls_common(directory: &Path, name: &str, alpn: &str) -> String {
     let certs = directory.display();
     format!(
@@ -181,8 +204,34 @@ fn manager(directory: &Path, side: &str, filters: &str, routes: &str) -> String 
     )
 }
 
-fn tcp_proxy(directory: &Path, side: &str, cluster: &str) -> String {
-    let log = access_log(directory, side);
+/// The filters of a TCP chain that tell peers of us, and count.
+fn exchange_filters() -> String {
+    let exchange = typed(
+        "istio.metadata_exchange",
+        "envoy.tcp.metadataexchange.config.MetadataExchange",
+        "protocol: istio-peer-exchange",
+    );
+    exchange + ", " + &typed("istio.stats", "stats.PluginConfig", "") + ", "
+}
+
+fn peer_log(directory: &Path, side: &str) -> String {
+    let format = "%FILTER_STATE(downstream_peer:FIELD:workload)% %UPSTREAM_FILTER_STATE(upstream_peer:FIELD:workload)% %BYTES_RECEIVED% %BYTES_SENT%\\n";
+    let log = typed(
+        "envoy.access_loggers.file",
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        &format!(
+            "path: {}/{side}.log, log_format: {{ text_format_source: {{ inline_string: \"{format}\" }} }}",
+            directory.display()
+        ),
+    );
+    format!("access_log: [{log}]")
+}
+
+fn tcp_proxy(hop: Hop, directory: &Path, side: &str, cluster: &str) -> String {
+    let log = match hop {
+        Hop::Exchange | Hop::Mute => peer_log(directory, side),
+        Hop::Http2 | Hop::Same | Hop::Tcp => access_log(directory, side),
+    };
     typed(
         "envoy.filters.network.tcp_proxy",
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -216,15 +265,19 @@ fn fault_filter() -> String {
     ) + ", "
 }
 
-fn listener(chain: &str) -> String {
+fn listener(direction: &str, chain: &str) -> String {
     format!(
-        "static_resources:\n  listeners:\n  - {{ name: test, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, filter_chains: [{{ {chain} }}] }}\n  clusters:\n"
+        "static_resources:\n  listeners:\n  - {{ name: test, traffic_direction: {direction}, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, filter_chains: [{{ {chain} }}] }}\n  clusters:\n"
     )
 }
 
 fn outbound_yaml(hop: Hop, directory: &Path, routes: &str, clusters: &str) -> String {
     let filter = match hop {
-        Hop::Tcp => tcp_proxy(directory, "outbound", "peer"),
+        Hop::Tcp => tcp_proxy(hop, directory, "outbound", "peer"),
+        Hop::Exchange | Hop::Mute => {
+            let stats = typed("istio.stats", "stats.PluginConfig", "") + ", ";
+            stats + &tcp_proxy(hop, directory, "outbound", "peer")
+        }
         Hop::Same => manager(
             directory,
             "outbound",
@@ -233,13 +286,21 @@ fn outbound_yaml(hop: Hop, directory: &Path, routes: &str, clusters: &str) -> St
         ),
         Hop::Http2 => manager(directory, "outbound", &fault_filter(), routes),
     };
-    listener(&format!("filters: [{filter}]")) + clusters
+    let direction = match hop {
+        Hop::Exchange | Hop::Mute => "OUTBOUND",
+        Hop::Http2 | Hop::Same | Hop::Tcp => "UNSPECIFIED",
+    };
+    listener(direction, &format!("filters: [{filter}]")) + clusters
 }
 
 fn inbound_yaml(hop: Hop, directory: &Path, app: SocketAddr) -> String {
     let (filter, alpn) = match hop {
-        Hop::Tcp => (
-            tcp_proxy(directory, "inbound", "app"),
+        Hop::Tcp | Hop::Mute => (
+            tcp_proxy(hop, directory, "inbound", "app"),
+            "istio-peer-exchange, h2, http/1.1",
+        ),
+        Hop::Exchange => (
+            exchange_filters() + &tcp_proxy(hop, directory, "inbound", "app"),
             "istio-peer-exchange, h2, http/1.1",
         ),
         Hop::Same | Hop::Http2 => {
@@ -255,7 +316,12 @@ fn inbound_yaml(hop: Hop, directory: &Path, app: SocketAddr) -> String {
             tls_common(directory, "server", alpn)
         ),
     );
-    let mut text = listener(&format!("transport_socket: {tls}, filters: [{filter}]"));
+    let direction = match hop {
+        Hop::Exchange | Hop::Mute => "INBOUND",
+        Hop::Http2 | Hop::Same | Hop::Tcp => "UNSPECIFIED",
+    };
+    let chain = format!("transport_socket: {tls}, filters: [{filter}]");
+    let mut text = listener(direction, &chain);
     text.push_str(&format!(
         "  - {{ name: app, type: STATIC, connect_timeout: 2s, {}, {} }}\n",
         protocol(Hop::Same),
@@ -267,7 +333,7 @@ fn inbound_yaml(hop: Hop, directory: &Path, app: SocketAddr) -> String {
 fn protocol(hop: Hop) -> String {
     let choice = match hop {
         Hop::Http2 => "explicit_http_config: { http2_protocol_options: {} }",
-        Hop::Same | Hop::Tcp => {
+        Hop::Same | Hop::Tcp | Hop::Exchange | Hop::Mute => {
             "use_downstream_protocol_config: { http_protocol_options: {}, http2_protocol_options: {} }"
         }
     };
@@ -293,7 +359,18 @@ fn cluster(hop: Hop, directory: &Path, name: &str, ports: &[u16], more: &str) ->
     let alpn = match hop {
         Hop::Http2 => "istio, h2",
         Hop::Same => "istio-peer-exchange, istio",
-        Hop::Tcp => "istio-peer-exchange, istio",
+        Hop::Tcp | Hop::Exchange | Hop::Mute => "istio-peer-exchange, istio",
+    };
+    let exchange = match hop {
+        Hop::Exchange | Hop::Mute => {
+            let filter = typed(
+                "istio.metadata_exchange",
+                "envoy.tcp.metadataexchange.config.MetadataExchange",
+                "protocol: istio-peer-exchange",
+            );
+            format!("filters: [{filter}], ")
+        }
+        Hop::Http2 | Hop::Same | Hop::Tcp => String::new(),
     };
     let tls = typed(
         "envoy.transport_sockets.tls",
@@ -304,7 +381,7 @@ fn cluster(hop: Hop, directory: &Path, name: &str, ports: &[u16], more: &str) ->
         ),
     );
     format!(
-        "  - {{ name: {name}, type: STATIC, connect_timeout: 2s, {more} transport_socket: {tls}, {}, {} }}\n",
+        "  - {{ name: {name}, type: STATIC, connect_timeout: 2s, {more} {exchange}transport_socket: {tls}, {}, {} }}\n",
         protocol(hop),
         endpoints(name, ports)
     )

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use meltemi_proxy::{Engine, EngineOptions, static_resources};
+use meltemi_proxy::{Engine, EngineOptions, NodeIdentity, static_resources};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -41,9 +41,15 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts an engine from a bootstrap whose first listener is called `test` and has port 0.
     pub(crate) fn start(yaml: &str) -> Self {
+        Self::start_as(yaml, NodeIdentity::default())
+    }
+
+    /// The same as a node that says who it is.
+    pub(crate) fn start_as(yaml: &str, node: NodeIdentity) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let engine = Engine::start(EngineOptions {
             concurrency: 1,
+            node,
             ..EngineOptions::default()
         })
         .unwrap();

@@ -12,7 +12,7 @@ use super::{
     ResponseField, ServerNameOrder, Simple, StateStyle, TimeFormat, TimeUnit,
 };
 use crate::Str;
-use crate::access::{Heads, StreamInfo};
+use crate::access::{Heads, StateObject, StreamInfo};
 use crate::endpoint::Address;
 use crate::headers::Headers;
 use crate::matcher::{Cidr, Field, query_value, split_query};
@@ -72,9 +72,13 @@ pub(super) fn operator(
         Operator::Metadata(whose, namespace, keys) => {
             metadata_value(*whose, namespace, keys, info).is_some_and(|value| plain(value, out))
         }
-        Operator::FilterState(upstream, key, style) => {
-            filter_state(*upstream, key, info).is_some_and(|value| state(value, style, out))
-        }
+        Operator::FilterState(upstream, key, style) => match filter_state(*upstream, key, info) {
+            Some(value) => state(value, style, out),
+            None => info
+                .peers
+                .get(key)
+                .is_some_and(|object| object_state(object, style, out)),
+        },
         Operator::GrpcStatus(style) => info.grpc_status.is_some_and(|status| {
             grpc_status(status, *style, out);
             true
@@ -242,6 +246,17 @@ fn state(value: &Str, style: &StateStyle, out: &mut Vec<u8>) -> bool {
             true
         }
         StateStyle::Plain => text(value, out),
+    }
+}
+
+fn object_state(object: &dyn StateObject, style: &StateStyle, out: &mut Vec<u8>) -> bool {
+    match style {
+        StateStyle::Field(name) => object.field(name).is_some_and(|value| text(&value, out)),
+        StateStyle::Typed => {
+            write_value(&object.value(), out);
+            true
+        }
+        StateStyle::Plain => text(&object.text(), out),
     }
 }
 

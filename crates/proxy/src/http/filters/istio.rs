@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::header::HeaderMap;
 use meltemi_filters::http::grpc_stats;
+use meltemi_filters::istio::object::PeerObject;
 use meltemi_filters::istio::peer;
 use meltemi_telemetry::istio::{
     Labels, Outcome, Protocol, Reporter, Request as RequestFacts, Service, ServiceFacts,
@@ -25,7 +26,7 @@ pub(super) fn discover_client(exchange: &mut Exchange) {
     }
     if let Some(metadata) = exchange.request.headers.remove(peer::METADATA) {
         let peers = &exchange.context.worker().shared.peers;
-        exchange.peer = peers.get(metadata.as_bytes(), peer::decode);
+        exchange.peer = peers.get(metadata.as_bytes(), peer::decode).map(PeerObject);
         exchange.propagate_metadata = true;
     }
     exchange.request.headers.remove(peer::METADATA_ID);
@@ -39,7 +40,8 @@ pub(crate) fn before_attempt(exchange: &mut Exchange, host: &Host) {
         let peers = &exchange.context.worker().shared.peers;
         let text = host.endpoint.istio_workload();
         exchange.peer = text
-            .and_then(|text| peers.get(text.as_bytes(), |_| WorkloadMetadata::from_endpoint(text)));
+            .and_then(|text| peers.get(text.as_bytes(), |_| WorkloadMetadata::from_endpoint(text)))
+            .map(PeerObject);
     }
     let Some(settings) = exchange.context.runtime().peer_metadata.clone() else {
         return;
@@ -88,7 +90,7 @@ pub(super) fn on_response(exchange: &mut Exchange, headers: &mut HeaderMap) {
                     .peers
                     .get(metadata.as_bytes(), peer::decode)
             {
-                exchange.peer = Some(found);
+                exchange.peer = Some(PeerObject(found));
             }
             headers.remove(peer::METADATA_ID);
         }
@@ -154,7 +156,7 @@ pub(crate) fn report(exchange: &Exchange, duration: Duration) {
         } else {
             Protocol::Http
         },
-        peer: exchange.peer.clone(),
+        peer: exchange.peer.as_deref().cloned(),
         peer_principal: peer_principal.unwrap_or_default(),
         local_principal: local_principal.unwrap_or_default(),
         service: service(exchange, settings.disable_host_fallback),

@@ -1,13 +1,18 @@
 //! Which host an attempt goes to, and what its connection must be like.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use meltemi_traffic::Str;
 use meltemi_traffic::access::Protocol;
-use meltemi_traffic::cluster::{ClusterKind, OriginalDst, OverrideSource, UpstreamProtocol};
+use meltemi_traffic::cluster::{
+    ClusterKind, DnsCache, OriginalDst, OverrideSource, UpstreamProtocol,
+};
+use meltemi_traffic::metadata::{Value, merge_criteria};
 use meltemi_upstream::balance::Pick;
+use meltemi_upstream::dns_cache::Name;
 use meltemi_upstream::host::Host;
 use meltemi_upstream::pool::ConnectionNeeds;
 
@@ -15,23 +20,53 @@ use super::{Attempts, Failure};
 use crate::http::exchange::Plan;
 use crate::http::record::Exchange;
 
+/// Namespace of metadata that asks for hosts.
+const LOAD_BALANCING: &str = "envoy.lb";
+
 impl Attempts {
+    /// Waits until the name that the request asks for has addresses, or is known to have none.
+    pub(super) async fn look_up(&self, exchange: &Exchange, settings: &Arc<DnsCache>) {
+        let name = self.named(exchange);
+        let cache = exchange
+            .context
+            .worker()
+            .shared
+            .clusters
+            .dns_cache(settings);
+        if let Err(error) = cache.resolve(&name).await {
+            tracing::debug!(host = %name.host, %error, "name not resolved");
+        }
+    }
+
+    /// The name that a request asks a forward proxy for.
+    fn named(&self, exchange: &Exchange) -> Name {
+        let authority = String::from_utf8_lossy(&exchange.request.authority);
+        Name::parse(&authority, self.cluster.default_port())
+    }
+
     /// The host of the next attempt.
     pub(super) fn pick(&mut self, exchange: &Exchange, plan: &Plan) -> Result<Arc<Host>, Failure> {
         let found = match &self.cluster.config.kind {
             ClusterKind::OriginalDst(settings) => destination(exchange, settings)
                 .map(|destination| self.cluster.original_destination(destination)),
+            ClusterKind::DynamicForwardProxy(settings) => {
+                let clusters = &exchange.context.worker().shared.clusters;
+                let name = self.named(exchange);
+                let addresses = clusters.dns_cache(settings).addresses(&name);
+                self.cluster.forward_host(&name, &addresses)
+            }
             _ => {
                 let avoids = self
                     .policy
                     .as_ref()
                     .filter(|policy| policy.avoid_previous_hosts);
                 let attempts = avoids.map_or(0, |policy| policy.host_selection_attempts);
+                let criteria = criteria(exchange, plan);
                 let pick = Pick {
                     hash: plan.hash,
                     avoid: &self.tried,
                     attempts,
-                    criteria: plan.criteria(),
+                    criteria: &criteria,
                     wanted: self.wanted(exchange),
                     ..Pick::default()
                 };
@@ -117,6 +152,19 @@ impl Attempts {
         let named = &host.endpoint.hostname;
         (tls.settings().auto_host_sni && !named.is_empty()).then(|| named.clone())
     }
+}
+
+/// Host metadata that the route asks for, and that filters have asked for since.
+fn criteria<'p>(exchange: &Exchange, plan: &'p Plan) -> Cow<'p, [(Str, Value)]> {
+    let asked = exchange.metadata.namespaces.get(LOAD_BALANCING);
+    let Some(asked) = asked.and_then(Value::as_struct) else {
+        return Cow::Borrowed(plan.criteria());
+    };
+    let asked: Vec<_> = asked
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    Cow::Owned(merge_criteria(plan.criteria(), &asked))
 }
 
 /// Where an ORIGINAL_DST cluster sends a request: metadata, a header, or the connection's restored destination.
