@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use crate::listener::{ApplyError, BoundAddress};
 use crate::overload::watch_memory;
 use crate::state::{Drain, NodeIdentity, ProcessFacts, Shared};
-use crate::support::{check_cluster, check_routes};
+use crate::support::check_cluster;
 use crate::worker;
 
 /// Poll interval while the last connections end; short against any drain time.
@@ -212,15 +212,6 @@ pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError>
     change
         .clusters
         .retain(|cluster| match check_cluster(cluster) {
-            Ok(()) => true,
-            Err(error) => {
-                errors.push(error);
-                false
-            }
-        });
-    change
-        .routes
-        .retain(|(_, table)| match check_routes(table) {
             Ok(()) => true,
             Err(error) => {
                 errors.push(error);

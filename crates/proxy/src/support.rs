@@ -1,9 +1,7 @@
 //! What configuration may ask for that is understood but not carried out yet: refused, never ignored.
 
 use meltemi_traffic::cluster::{Cluster, ClusterKind};
-use meltemi_traffic::hcm::RouteSource;
-use meltemi_traffic::listener::{Listener, ListenerFilterKind, NetworkFilterKind, Terminal};
-use meltemi_traffic::route::{Action, RouteTable};
+use meltemi_traffic::listener::{Listener, ListenerFilterKind, NetworkFilterKind};
 
 use crate::listener::ApplyError;
 
@@ -21,11 +19,8 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
         });
     let chains = listener.chains.iter().chain(&listener.default_chain);
     let inside = chains.flat_map(|chain| {
-        let network = chain
-            .filters
-            .iter()
-            .filter_map(|filter| network_filter(&filter.kind));
-        network.chain(terminal(&chain.terminal))
+        let kinds = chain.filters.iter().map(|filter| &filter.kind);
+        kinds.filter_map(network_filter)
     });
     let missing = filters.chain(inside).next();
     missing.map_or(Ok(()), |what| {
@@ -53,30 +48,6 @@ pub(crate) fn check_cluster(cluster: &Cluster) -> Result<(), ApplyError> {
     })
 }
 
-/// Refuses a route configuration that asks for something missing.
-pub(crate) fn check_routes(table: &RouteTable) -> Result<(), ApplyError> {
-    in_routes(table).map_or(Ok(()), |what| {
-        Err(ApplyError::Unsupported {
-            kind: "route configuration",
-            name: table.name.clone(),
-            what,
-        })
-    })
-}
-
-fn in_routes(table: &RouteTable) -> Option<&'static str> {
-    let routes = table.hosts.iter().flat_map(|host| &host.routes);
-    routes
-        .filter_map(|route| match &route.action {
-            Action::Forward(forward) if forward.internal_redirects.is_some() => {
-                Some("internal_redirect_policy")
-            }
-            Action::Forward(forward) if forward.connect_raw => Some("connect_config"),
-            _ => None,
-        })
-        .next()
-}
-
 fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
     Some(match kind {
         NetworkFilterKind::MetadataExchange { .. } => "network filter istio.metadata_exchange",
@@ -89,18 +60,4 @@ fn network_filter(kind: &NetworkFilterKind) -> Option<&'static str> {
         | NetworkFilterKind::IstioStats(_)
         | NetworkFilterKind::SniCluster => return None,
     })
-}
-
-fn terminal(terminal: &Terminal) -> Option<&'static str> {
-    match terminal {
-        Terminal::Http(manager) if manager.local_reply.is_some() => Some("local_reply_config"),
-        Terminal::Http(manager) => {
-            let RouteSource::Inline(table) = &manager.routes else {
-                return None;
-            };
-            in_routes(table)
-        }
-        Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some("tcp_proxy tunneling_config"),
-        Terminal::Tcp(_) | Terminal::DirectResponse(_) | Terminal::Echo | Terminal::Close => None,
-    }
 }

@@ -24,3 +24,4 @@ pub mod pool;
 mod resolve;
 pub mod stream;
 pub mod tls;
+pub mod tunnel;
