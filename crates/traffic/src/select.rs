@@ -485,6 +485,7 @@ mod tests {
             metadata: Metadata::default(),
             decorator: None,
             stat_prefix: Str::default(),
+            virtual_clusters: None,
             attempt_count_in_request: false,
             attempt_count_in_response: false,
             is_timeout_retry_header: false,
