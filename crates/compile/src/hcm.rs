@@ -7,9 +7,10 @@ pub(crate) use tracing::source as tag_source;
 
 use std::time::Duration;
 
+use meltemi_traffic::format::LogFormat;
 use meltemi_traffic::hcm::{
-    Codec, ConnectionManager, EscapedSlashes, LocalReply, ReplyMapper, RouteSource, ServerHeader,
-    StripPort, Underscores, XfccDetails, XfccMode,
+    Codec, ConnectionManager, EscapedSlashes, LocalReply, ReplyFormat, ReplyMapper, RouteSource,
+    ServerHeader, StripPort, Underscores, XfccDetails, XfccMode,
 };
 use meltemi_traffic::{Limit, Str};
 
@@ -278,24 +279,38 @@ fn local_reply(message: &pb::LocalReplyConfig) -> Compiled<LocalReply> {
             .map(inline_data)
             .transpose()
             .within("body")?;
-        let body_format = mapper
+        let format = mapper
             .body_format_override
             .as_ref()
-            .map(log_format)
+            .map(reply_format)
             .transpose();
         Ok(ReplyMapper {
             filter: log_filter(filter).within("filter")?,
             status: status.or_else(|_| refuse_field("status_code", "is no status"))?,
-            body: body.map(|bytes| Str::from(String::from_utf8_lossy(&bytes).as_ref())),
-            body_format: body_format.within("body_format_override")?,
+            body,
+            format: format.within("body_format_override")?,
             headers: each("headers_to_add", &mapper.headers_to_add, set_header)?,
         })
     })?;
     let body = message
         .body_format
         .as_ref()
-        .map(log_format)
+        .map(reply_format)
         .transpose()
         .within("body_format")?;
     Ok(LocalReply { mappers, body })
+}
+
+/// Bodies of texts are `text/plain`, those of JSON `application/json`, unless the format names another type.
+fn reply_format(message: &core::SubstitutionFormatString) -> Compiled<ReplyFormat> {
+    let body = log_format(message)?;
+    let content_type = match (message.content_type.as_str(), &body) {
+        ("", LogFormat::Text { .. }) => "text/plain",
+        ("", LogFormat::Json { .. }) => "application/json",
+        (given, _) => given,
+    };
+    Ok(ReplyFormat {
+        content_type: content_type.into(),
+        body,
+    })
 }

@@ -269,11 +269,35 @@ fn tcp_proxy(message: &filters::tcp_proxy::v3::TcpProxy) -> Compiled<TcpProxy> {
         hash_source_ip: hash_source_ip(&message.hash_policy)?,
         max_duration: limit("max_downstream_connection_duration", duration, None)?,
         access_log: access_logs("access_log", &message.access_log)?,
-        tunnel: message.tunneling_config.as_ref().map(|config| Tunnel {
-            hostname: config.hostname.as_str().into(),
-            use_post: config.use_post,
-        }),
+        tunnel: message
+            .tunneling_config
+            .as_ref()
+            .map(tunnel)
+            .transpose()
+            .within("tunneling_config")?,
         criteria: of_proxy,
+    })
+}
+
+fn tunnel(message: &filters::tcp_proxy::v3::tcp_proxy::TunnelingConfig) -> Compiled<Tunnel> {
+    if message.hostname.is_empty() {
+        return refuse_field("hostname", "is required");
+    }
+    let hostname = Format::parse(&message.hostname);
+    let post_path = match message.post_path.as_str() {
+        "" => "/",
+        path if message.use_post && path.starts_with('/') => path,
+        _ => return refuse_field("post_path", "needs use_post, and begins with a slash"),
+    };
+    Ok(Tunnel {
+        hostname: hostname.or_else(|error| refuse_field("hostname", error.to_string()))?,
+        use_post: message.use_post,
+        post_path: post_path.into(),
+        headers: each(
+            "headers_to_add",
+            &message.headers_to_add,
+            crate::headers::set_header,
+        )?,
     })
 }
 

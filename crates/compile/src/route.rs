@@ -14,7 +14,9 @@ use meltemi_traffic::ext_authz::ExtAuthzPerRoute;
 use meltemi_traffic::hcm::FilterOverride;
 use meltemi_traffic::mutation::HeaderOp;
 use meltemi_traffic::ratelimit::RateLimitRule;
-use meltemi_traffic::route::{Action, Overrides, RequireTls, Route, RouteTable, VirtualHost};
+use meltemi_traffic::route::{
+    Action, Overrides, RequireTls, Route, RouteTable, VirtualCluster, VirtualClusters, VirtualHost,
+};
 use meltemi_traffic::select::DomainIndex;
 use prost::Name;
 
@@ -27,7 +29,7 @@ use crate::pb::{route as pb, wkt};
 use crate::rate_limit;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::source::reference;
-use crate::values::{flag, header_names, metadata, number_or, strs};
+use crate::values::{flag, header_matcher, header_names, metadata, number_or, strs};
 
 /// Largest direct response when the configuration does not say.
 const DEFAULT_DIRECT_BODY: u32 = 4096;
@@ -56,6 +58,7 @@ pub(crate) fn embedded(message: &pb::RouteConfiguration) -> Compiled<Arc<RouteTa
         )?],
         mirrors: &message.request_mirror_policies,
         rate_limits: Arc::default(),
+        virtual_clusters: None,
         retries: &retries,
     };
     let hosts = each("virtual_hosts", &message.virtual_hosts, |host| {
@@ -127,6 +130,9 @@ fn level_headers(message: &pb::RouteConfiguration) -> Compiled<HeaderLevel> {
     Ok(header_level!(message))
 }
 
+/// Route configuration, virtual host, route.
+const ROUTE_LEVELS: usize = 3;
+
 /// Settings of one level.
 #[derive(Clone)]
 pub(crate) struct Level {
@@ -143,6 +149,7 @@ pub(crate) struct Scope<'m> {
     levels: Vec<Level>,
     mirrors: &'m [pb::route_action::RequestMirrorPolicy],
     rate_limits: Arc<[RateLimitRule]>,
+    virtual_clusters: Option<Arc<VirtualClusters>>,
     retries: &'m retry::LastPolicy,
 }
 
@@ -171,12 +178,14 @@ impl Scope<'_> {
         inner
     }
 
-    /// Header changes in the order they apply: the most specific level first, unless it shall win.
+    /// Header changes in the order they apply: the most specific level first. Where that shall win it comes last; only
+    /// an entry of weighted clusters, the fourth level, stays in front.
     fn ops(&self, of: impl Fn(&Level) -> &Vec<HeaderOp>) -> Vec<HeaderOp> {
         let flat =
             |levels: &mut dyn Iterator<Item = &Level>| levels.flat_map(|l| of(l).clone()).collect();
         if self.specific_wins {
-            flat(&mut self.levels.iter())
+            let (outer, entry) = self.levels.split_at(self.levels.len().min(ROUTE_LEVELS));
+            flat(&mut entry.iter().chain(outer))
         } else {
             flat(&mut self.levels.iter().rev())
         }
@@ -238,6 +247,7 @@ fn virtual_host(message: &pb::VirtualHost, scope: &Scope<'_>) -> Compiled<Virtua
         inner.mirrors = &message.request_mirror_policies;
     }
     inner.rate_limits = rate_limit::rules("rate_limits", &message.rate_limits)?;
+    inner.virtual_clusters = virtual_clusters(message)?;
     Ok(VirtualHost {
         name: message.name.as_str().into(),
         domains: strs(&message.domains),
@@ -250,6 +260,31 @@ fn virtual_host(message: &pb::VirtualHost, scope: &Scope<'_>) -> Compiled<Virtua
             pb::virtual_host::TlsRequirementType::All => RequireTls::All,
         },
     })
+}
+
+/// Names of Envoy's statistics of what no virtual cluster counts.
+const OTHER: &str = "other";
+
+fn virtual_clusters(host: &pb::VirtualHost) -> Compiled<Option<Arc<VirtualClusters>>> {
+    if host.virtual_clusters.is_empty() {
+        return Ok(None);
+    }
+    let named = |name: &str, headers| VirtualCluster {
+        name: name.into(),
+        stat_prefix: format!("vhost.{}.vcluster.{name}", host.name).into(),
+        headers,
+    };
+    let clusters = each("virtual_clusters", &host.virtual_clusters, |cluster| {
+        if cluster.name.is_empty() {
+            return refuse_field("name", "is required");
+        }
+        let headers = each("headers", &cluster.headers, header_matcher)?;
+        Ok(named(&cluster.name, headers))
+    })?;
+    Ok(Some(Arc::new(VirtualClusters {
+        clusters,
+        other: named(OTHER, Vec::new()),
+    })))
 }
 
 fn inner_star(domain: &str) -> bool {
@@ -308,7 +343,12 @@ fn route(message: &pb::Route, host: &pb::VirtualHost, scope: &Scope<'_>) -> Comp
                 flag(d.propagate.as_ref(), true),
             )
         }),
-        stat_prefix: message.stat_prefix.as_str().into(),
+        stat_prefix: if message.stat_prefix.is_empty() {
+            Str::default()
+        } else {
+            format!("vhost.{}.route.{}", host.name, message.stat_prefix).into()
+        },
+        virtual_clusters: scope.virtual_clusters.clone(),
         attempt_count_in_request: host.include_request_attempt_count,
         attempt_count_in_response: host.include_attempt_count_in_response,
         is_timeout_retry_header: host.include_is_timeout_retry_header,

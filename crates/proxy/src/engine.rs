@@ -23,7 +23,6 @@ use tokio::task::JoinSet;
 use crate::listener::{ApplyError, BoundAddress};
 use crate::overload::watch_memory;
 use crate::state::{Drain, NodeIdentity, ProcessFacts, Shared};
-use crate::support::check_routes;
 use crate::worker;
 
 /// Poll interval while the last connections end; short against any drain time.
@@ -207,17 +206,8 @@ fn open_logs(shared: &Shared, listener: &Listener) {
     }
 }
 
-pub(crate) fn apply(shared: &Arc<Shared>, mut change: Change) -> Vec<ApplyError> {
+pub(crate) fn apply(shared: &Arc<Shared>, change: Change) -> Vec<ApplyError> {
     let mut errors = Vec::new();
-    change
-        .routes
-        .retain(|(_, table)| match check_routes(table) {
-            Ok(()) => true,
-            Err(error) => {
-                errors.push(error);
-                false
-            }
-        });
     for secret in change.secrets {
         shared.secrets.set(secret.name.clone(), secret);
     }

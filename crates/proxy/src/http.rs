@@ -3,6 +3,7 @@
 //! [`serve`] finds the codec and hands each request to [`exchange::serve`], which walks it through the phases
 //! early → route → filters → action → record, and [`forward`] pumps bodies between both sides.
 
+pub(crate) mod counted;
 mod demand;
 mod downstream;
 mod early;
@@ -10,6 +11,7 @@ mod exchange;
 mod filters;
 mod forward;
 mod http2;
+mod local_reply;
 mod metered;
 mod record;
 mod reply;

@@ -85,10 +85,20 @@ pub(crate) struct HttpStats {
     pub no_route: AtomicU64,
     /// Requests whose cluster does not exist.
     pub no_cluster: AtomicU64,
-    /// Redirects.
+    /// Redirects: Envoy keeps the name, and counts them as direct responses.
     pub rq_redirect: AtomicU64,
     /// Direct responses.
     pub rq_direct_response: AtomicU64,
+    /// Redirects that were not followed: no absolute URL.
+    pub redirect_bad_location: AtomicU64,
+    /// Redirects that were not followed: another scheme.
+    pub redirect_unsafe_scheme: AtomicU64,
+    /// Redirects that were not followed: too many before.
+    pub redirect_too_many: AtomicU64,
+    /// Redirects that were not followed: no route.
+    pub redirect_no_route: AtomicU64,
+    /// Redirects that were not followed: a predicate refused.
+    pub redirect_predicate: AtomicU64,
     /// Connections that spoke HTTP/1.
     pub cx_http1: AtomicU64,
     /// Connections that spoke HTTP/2.
@@ -157,6 +167,11 @@ impl HttpStats {
                 &stats.no_cluster,
                 &stats.rq_redirect,
                 &stats.rq_direct_response,
+                &stats.redirect_bad_location,
+                &stats.redirect_unsafe_scheme,
+                &stats.redirect_too_many,
+                &stats.redirect_no_route,
+                &stats.redirect_predicate,
                 &stats.cx_http1,
                 &stats.cx_http2,
             ];
@@ -189,6 +204,26 @@ impl HttpStats {
                 ("no_cluster", load(&stats.no_cluster)),
                 ("rq_redirect", load(&stats.rq_redirect)),
                 ("rq_direct_response", load(&stats.rq_direct_response)),
+                (
+                    "passthrough_internal_redirect_bad_location",
+                    load(&stats.redirect_bad_location),
+                ),
+                (
+                    "passthrough_internal_redirect_unsafe_scheme",
+                    load(&stats.redirect_unsafe_scheme),
+                ),
+                (
+                    "passthrough_internal_redirect_too_many_redirects",
+                    load(&stats.redirect_too_many),
+                ),
+                (
+                    "passthrough_internal_redirect_no_route",
+                    load(&stats.redirect_no_route),
+                ),
+                (
+                    "passthrough_internal_redirect_predicate",
+                    load(&stats.redirect_predicate),
+                ),
             ];
             for (name, value) in all {
                 each(format!("http.{prefix}.{name}"), value);

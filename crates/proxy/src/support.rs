@@ -1,10 +1,8 @@
 //! What configuration may ask for that is understood but not carried out yet: refused, never ignored.
 
-use meltemi_traffic::hcm::RouteSource;
 use meltemi_traffic::listener::{
     FilterChain, Listener, ListenerFilterKind, NetworkFilterKind, Terminal,
 };
-use meltemi_traffic::route::{Action, RouteTable};
 
 use crate::listener::ApplyError;
 use crate::tcp;
@@ -22,7 +20,7 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
             | ListenerFilterKind::HttpInspector => None,
         });
     let chains = listener.chains.iter().chain(&listener.default_chain);
-    let inside = chains.filter_map(|chain| terminal(&chain.terminal).or_else(|| state(chain)));
+    let inside = chains.filter_map(|chain| state(chain));
     let missing = filters.chain(inside).next();
     missing.map_or(Ok(()), |what| {
         Err(ApplyError::Unsupported {
@@ -31,30 +29,6 @@ pub(crate) fn check_listener(listener: &Listener) -> Result<(), ApplyError> {
             what,
         })
     })
-}
-
-/// Refuses a route configuration that asks for something missing.
-pub(crate) fn check_routes(table: &RouteTable) -> Result<(), ApplyError> {
-    in_routes(table).map_or(Ok(()), |what| {
-        Err(ApplyError::Unsupported {
-            kind: "route configuration",
-            name: table.name.clone(),
-            what,
-        })
-    })
-}
-
-fn in_routes(table: &RouteTable) -> Option<&'static str> {
-    let routes = table.hosts.iter().flat_map(|host| &host.routes);
-    routes
-        .filter_map(|route| match &route.action {
-            Action::Forward(forward) if forward.internal_redirects.is_some() => {
-                Some("internal_redirect_policy")
-            }
-            Action::Forward(forward) if forward.connect_raw => Some("connect_config"),
-            _ => None,
-        })
-        .next()
 }
 
 /// Filter state of a connection that says how TLS to the upstream begins: requests do not read it.
@@ -72,18 +46,4 @@ fn state(chain: &FilterChain) -> Option<&'static str> {
     let mut keys = values.flat_map(|state| state.on_open.iter().chain(&state.on_handshake));
     keys.any(|value| [tcp::SERVER_NAME, tcp::PROTOCOLS].contains(&value.key.as_str()))
         .then_some("set_filter_state of upstream TLS before HTTP")
-}
-
-fn terminal(terminal: &Terminal) -> Option<&'static str> {
-    match terminal {
-        Terminal::Http(manager) if manager.local_reply.is_some() => Some("local_reply_config"),
-        Terminal::Http(manager) => {
-            let RouteSource::Inline(table) = &manager.routes else {
-                return None;
-            };
-            in_routes(table)
-        }
-        Terminal::Tcp(proxy) if proxy.tunnel.is_some() => Some("tcp_proxy tunneling_config"),
-        Terminal::Tcp(_) | Terminal::DirectResponse(_) | Terminal::Echo | Terminal::Close => None,
-    }
 }

@@ -1,6 +1,7 @@
 //! `tcp_proxy`: bytes both ways, half-close, back-pressure, and the network filters before it.
 
 mod peers;
+mod tunnel;
 
 use std::cell::RefCell;
 use std::io;
@@ -30,13 +31,15 @@ use meltemi_upstream::host::Host;
 use meltemi_upstream::outlier::Outcome;
 use meltemi_upstream::output::high_water;
 use meltemi_upstream::pool::{AlpnOffer, ConnFacts, ConnectionNeeds};
-use meltemi_upstream::stream::Stream;
+use meltemi_upstream::stream::{Stream, Told};
 use meltemi_upstream::tls::TlsSession;
-use tokio::io::AsyncWrite;
+use meltemi_upstream::tunnel::Tunnel;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
+use tunnel::NoTunnel;
 
 /// Copy buffers start small, for connections that say little, and grow with the traffic.
 const SMALL_BUFFER: usize = 4 * 1024;
@@ -134,6 +137,14 @@ impl Drop for Record {
 }
 
 impl Record {
+    /// Remembers the upstream connection.
+    fn connected(&mut self, facts: &ConnFacts) {
+        self.local = facts.local;
+        self.connection_id = facts.id;
+        self.session.clone_from(&facts.session);
+        self.peer.clone_from(&facts.peer);
+    }
+
     fn new(info: &Rc<ConnInfo>, proxy: &Arc<TcpProxy>) -> Self {
         let target = proxy.target(fastrand::u64(..));
         let filters = &info.chain.config.filters;
@@ -183,14 +194,50 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
             return;
         }
     };
-    let Some((upstream, facts)) = connect(&mut record).await else {
-        return;
-    };
-    record.local = facts.local;
-    record.connection_id = facts.id;
-    record.session.clone_from(&facts.session);
-    record.peer.clone_from(&facts.peer);
-    peers::open(&mut record, &stream, &upstream);
+    match connect(&mut record).await {
+        Some(Upstream::Direct(upstream, facts)) => {
+            record.connected(&facts);
+            peers::open(&mut record, &stream, upstream.told());
+            relay(&mut record, stream, upstream).await;
+        }
+        Some(Upstream::Tunnel(upstream)) => {
+            record.connected(upstream.facts());
+            peers::open(&mut record, &stream, None);
+            relay(&mut record, stream, upstream).await;
+        }
+        None => {}
+    }
+}
+
+/// The other side of a connection.
+enum Upstream {
+    /// A connection of its own.
+    Direct(Stream, ConnFacts),
+    /// A stream inside HTTP.
+    Tunnel(Tunnel),
+}
+
+/// What bytes are copied to and from.
+trait ServerSide: AsyncRead + AsyncWrite + Unpin {
+    /// What the server has said of itself, where it is asked.
+    fn told(&self) -> Option<&Told>;
+}
+
+impl ServerSide for Stream {
+    fn told(&self) -> Option<&Told> {
+        self.told()
+    }
+}
+
+impl ServerSide for Tunnel {
+    fn told(&self) -> Option<&Told> {
+        None
+    }
+}
+
+/// Copies until both sides are done, time is up, or the host is given up.
+async fn relay(record: &mut Record, stream: Stream, upstream: impl ServerSide) {
+    let proxy = Arc::clone(&record.proxy);
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
     let closes = record
@@ -198,7 +245,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         .as_ref()
         .is_some_and(|cluster| cluster.config.close_on_health_failure);
     let copied = async {
-        let copied = copy(&mut record, stream, upstream);
+        let copied = copy(record, stream, upstream);
         match &host {
             Some(host) if closes => tokio::select! {
                 biased;
@@ -240,7 +287,7 @@ fn judge(record: &mut Record) -> Result<(), Refused> {
 }
 
 /// Connects, trying further hosts as configured.
-async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
+async fn connect(record: &mut Record) -> Option<Upstream> {
     let worker = Rc::clone(&record.info.worker);
     let Some(cluster) = worker.shared.clusters.get(&record.cluster_name) else {
         record.flags.add(ResponseFlags::NO_CLUSTER_FOUND);
@@ -261,20 +308,24 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         record.attempts += 1;
         record.host = Some(Arc::clone(&host));
         tried.push(host.state.id);
-        match worker
-            .pools
-            .connect(&cluster, &host, &needs(record, &host))
-            .await
-        {
+        match dial(record, &cluster, &host).await {
             Ok(connected) => {
                 cluster.report(&host, Outcome::ConnectedFinal);
                 return Some(connected);
             }
-            Err(ConnectError::Overflow) => {
+            Err(NoTunnel::Connect(ConnectError::Overflow)) => {
                 record.flags.add(ResponseFlags::UPSTREAM_OVERFLOW);
                 return None;
             }
-            Err(error) => {
+            Err(NoTunnel::Stream(error)) => {
+                tracing::debug!(%error, "tunnel not opened");
+                cluster.report(&host, Outcome::ConnectFailed);
+            }
+            Err(NoTunnel::Refused(status)) => {
+                tracing::debug!(%status, "tunnel refused");
+                cluster.report(&host, Outcome::ConnectFailed);
+            }
+            Err(NoTunnel::Connect(error)) => {
                 let slow = matches!(error, ConnectError::Timeout);
                 let outcome = if slow {
                     Outcome::Timeout
@@ -290,6 +341,20 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
         ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
     );
     None
+}
+
+/// A connection to a host, or a tunnel through it.
+async fn dial(record: &Record, cluster: &Cluster, host: &Arc<Host>) -> Result<Upstream, NoTunnel> {
+    if let Some(settings) = &record.proxy.tunnel {
+        let opened = tunnel::open(record, cluster, host, settings).await;
+        return opened.map(Upstream::Tunnel);
+    }
+    let pools = &record.info.worker.pools;
+    let needs = needs(record, host);
+    match pools.connect(cluster, host, &needs).await {
+        Ok((stream, facts)) => Ok(Upstream::Direct(stream, facts)),
+        Err(error) => Err(NoTunnel::Connect(error)),
+    }
 }
 
 /// The host of the next attempt.
@@ -390,8 +455,8 @@ impl OneWay {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         idle: &mut IdleTimer,
         gate: &mut Gate,
     ) -> Poll<io::Result<()>> {
@@ -446,7 +511,11 @@ impl OneWay {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Stream) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
         if self.buffer.capacity() < self.size {
             self.buffer.reserve(self.size);
         }
@@ -465,7 +534,7 @@ impl OneWay {
 }
 
 /// Copies both ways until both ends were passed on, one side failed, or nothing moved for too long.
-async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
+async fn copy(record: &mut Record, mut client: Stream, mut upstream: impl ServerSide) {
     let mut idle = IdleTimer::new(record.proxy.idle_timeout);
     let of_cluster = record.cluster.as_ref();
     let of_cluster = of_cluster.map_or(0, |cluster| cluster.config.buffer_limit);
@@ -486,7 +555,7 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
     std::future::poll_fn(|cx| {
         let mut sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
         let awaited = record.peers.awaited();
-        if awaited && peers::listen(record, &client, &upstream) && gate == Gate::Closed {
+        if awaited && peers::listen(record, &client, upstream.told()) && gate == Gate::Closed {
             // Who the client is counts as its first word.
             gate = Gate::Waiting;
         }
@@ -509,7 +578,7 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
         }
         let received = down.poll(cx, &mut upstream, &mut client, &mut idle, &mut Gate::Open);
         if awaited {
-            peers::listen(record, &client, &upstream);
+            peers::listen(record, &client, upstream.told());
         }
         if let Some(counted) = &record.counted {
             counted.received(up.bytes - record.bytes.0);

@@ -363,8 +363,17 @@ pub enum TraceProvider {
 pub struct LocalReply {
     /// Tried in order.
     pub mappers: Vec<ReplyMapper>,
-    /// Body of all.
-    pub body: Option<crate::format::LogFormat>,
+    /// Body of all whose mapper has none.
+    pub body: Option<ReplyFormat>,
+}
+
+/// How the body of a local reply is written.
+#[derive(Debug, Clone)]
+pub struct ReplyFormat {
+    /// The body.
+    pub body: crate::format::LogFormat,
+    /// `content-type` of what is written.
+    pub content_type: Str,
 }
 
 /// One rule for local replies.
@@ -375,9 +384,9 @@ pub struct ReplyMapper {
     /// New status.
     pub status: Option<u16>,
     /// New body.
-    pub body: Option<Str>,
+    pub body: Option<bytes::Bytes>,
     /// Format of the body.
-    pub body_format: Option<crate::format::LogFormat>,
+    pub format: Option<ReplyFormat>,
     /// Header changes.
     pub headers: Vec<HeaderOp>,
 }

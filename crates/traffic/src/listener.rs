@@ -336,13 +336,17 @@ pub struct TcpTarget {
     pub criteria: Criteria,
 }
 
-/// Tunnel settings.
+/// Tunnel settings (`TcpProxy.TunnelingConfig`).
 #[derive(Debug, Clone)]
 pub struct Tunnel {
     /// `host:port`.
-    pub hostname: Str,
+    pub hostname: crate::format::Format,
     /// POST instead of CONNECT.
     pub use_post: bool,
+    /// `:path` of a POST.
+    pub post_path: Str,
+    /// Fields of the request.
+    pub headers: Vec<crate::mutation::HeaderOp>,
 }
 
 impl TcpProxy {

@@ -119,6 +119,17 @@ impl Field {
         })
     }
 
+    /// The field's first value.
+    pub fn first<'r, R: RequestHead + ?Sized>(&self, request: &'r R) -> Option<&'r [u8]> {
+        match self {
+            Self::Method => Some(request.method()),
+            Self::Path => Some(request.path()),
+            Self::Authority => Some(request.authority()),
+            Self::Scheme => Some(request.scheme()),
+            Self::Name(name) => request.get(name),
+        }
+    }
+
     /// Calls `test` with the field's value, repeated fields joined by `,`; `None` when absent.
     pub fn with_value<R: RequestHead + ?Sized, T>(
         &self,

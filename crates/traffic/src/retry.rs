@@ -98,6 +98,12 @@ impl RetryOn {
         on
     }
 
+    /// No condition.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// Adds the conditions of another set.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
@@ -181,17 +187,22 @@ impl RetryPolicy {
             AttemptFailure::Connect => on.has(
                 RetryOn::CONNECT_FAILURE
                     .with(RetryOn::SERVER_ERROR)
+                    .with(RetryOn::GATEWAY_ERROR)
                     .with(RetryOn::RESET)
                     .with(RetryOn::RESET_BEFORE_REQUEST),
             ),
             AttemptFailure::RefusedStream => on.has(
                 RetryOn::REFUSED_STREAM
                     .with(RetryOn::SERVER_ERROR)
+                    .with(RetryOn::GATEWAY_ERROR)
                     .with(RetryOn::RESET),
             ),
             AttemptFailure::Reset { request_sent } => {
-                on.has(RetryOn::SERVER_ERROR.with(RetryOn::RESET))
-                    || (!request_sent && on.has(RetryOn::RESET_BEFORE_REQUEST))
+                on.has(
+                    RetryOn::SERVER_ERROR
+                        .with(RetryOn::GATEWAY_ERROR)
+                        .with(RetryOn::RESET),
+                ) || (!request_sent && on.has(RetryOn::RESET_BEFORE_REQUEST))
             }
             AttemptFailure::PerTryTimeout => on.has(
                 RetryOn::SERVER_ERROR
@@ -210,10 +221,7 @@ impl RetryPolicy {
         response: &H,
     ) -> bool {
         let on = self.on.with(extra.on);
-        // A breaker further on was full, or someone limits our rate: more of the same makes it worse.
-        if response.has(&OVERLOADED) {
-            return false;
-        }
+        // Someone limits our rate: more of the same makes it worse.
         if response.has(&RATELIMITED) {
             return on.has(RetryOn::ENVOY_RATELIMITED);
         }
@@ -282,7 +290,6 @@ impl RetryPolicy {
     }
 }
 
-const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -348,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn rate_limited_and_overloaded_responses_are_left() {
+    fn rate_limited_responses_are_left_and_overloaded_ones_are_not() {
         let policy = RetryPolicy::new(RetryOn::parse("5xx"));
         let mut headers = HeaderMap::new();
         headers.insert("x-envoy-ratelimited", "true".parse().unwrap());
@@ -357,7 +364,7 @@ mod tests {
         assert!(policy.retries_response(&RequestRetry::default(), 429, &headers));
         let mut headers = HeaderMap::new();
         headers.insert("x-envoy-overloaded", "true".parse().unwrap());
-        assert!(!policy.retries_response(&RequestRetry::default(), 503, &headers));
+        assert!(policy.retries_response(&RequestRetry::default(), 503, &headers));
     }
 
     #[test]

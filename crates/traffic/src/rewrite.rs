@@ -296,6 +296,7 @@ mod tests {
             metadata: crate::metadata::Metadata::default(),
             decorator: None,
             stat_prefix: Str::default(),
+            virtual_clusters: None,
             attempt_count_in_request: false,
             attempt_count_in_response: false,
             is_timeout_retry_header: false,

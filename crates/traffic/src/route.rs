@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 
 use crate::discovery::Reference;
 use crate::hcm::FilterOverride;
-use crate::matcher::{HeaderMatcher, QueryMatcher};
+use crate::matcher::{Field, HeaderMatcher, QueryMatcher};
 use crate::metadata::{Criteria, Metadata, MetadataMatcher};
 use crate::mutation::HeaderOp;
 use crate::path::Template;
@@ -109,8 +109,10 @@ pub struct Route {
     pub metadata: Metadata,
     /// Span name, and whether it is sent on.
     pub decorator: Option<(Str, bool)>,
-    /// `vhost.<name>.route.<prefix>` statistics.
+    /// Full name of its statistics, `vhost.<host>.route.<prefix>`; empty where it has none of its own.
     pub stat_prefix: Str,
+    /// Virtual clusters of its host.
+    pub virtual_clusters: Option<Arc<VirtualClusters>>,
     /// x-envoy-attempt-count is sent upstream.
     pub attempt_count_in_request: bool,
     /// x-envoy-attempt-count is sent downstream.
@@ -119,6 +121,35 @@ pub struct Route {
     pub is_timeout_retry_header: bool,
     /// Bytes of a request kept for retries; `None` is the listener's buffer limit.
     pub retry_buffer_limit: Option<u64>,
+}
+
+/// Virtual clusters of a virtual host: requests that are counted under a name.
+#[derive(Debug)]
+pub struct VirtualClusters {
+    /// In order; the first that fits counts.
+    pub clusters: Vec<VirtualCluster>,
+    /// Of requests that none fits.
+    pub other: VirtualCluster,
+}
+
+/// A virtual cluster.
+#[derive(Debug)]
+pub struct VirtualCluster {
+    /// Name.
+    pub name: Str,
+    /// Full name of its statistics, `vhost.<host>.vcluster.<name>`.
+    pub stat_prefix: Str,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
+}
+
+impl VirtualClusters {
+    /// That of a request.
+    #[must_use]
+    pub fn of<R: crate::headers::RequestHead + ?Sized>(&self, request: &R) -> &VirtualCluster {
+        let fits = |one: &&VirtualCluster| one.headers.iter().all(|header| header.matches(request));
+        self.clusters.iter().find(fits).unwrap_or(&self.other)
+    }
 }
 
 /// Filter settings by filter name; few entries, searched in order.
@@ -250,12 +281,27 @@ pub struct Forward {
     pub upgrades: Vec<(Str, bool)>,
     /// Rate limit descriptors.
     pub rate_limits: crate::ratelimit::RateLimits,
-    /// CONNECT payload is sent as raw TCP.
-    pub connect_raw: bool,
+    /// CONNECT ends here: its payload is sent as raw TCP.
+    pub connect: Option<Connect>,
     /// Redirects from the upstream are followed so often.
     pub internal_redirects: Option<InternalRedirect>,
     /// Host metadata wanted (subset balancing), sorted by key.
     pub criteria: Criteria,
+}
+
+/// How tunnels end at the proxy (`UpgradeConfig.ConnectConfig`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connect {
+    /// The body of a POST is a payload too.
+    pub allow_post: bool,
+}
+
+impl Connect {
+    /// Whether the body of a request with this method is the payload of a tunnel.
+    #[must_use]
+    pub fn ends(self, method: &http::Method) -> bool {
+        *method == http::Method::CONNECT || self.allow_post && *method == http::Method::POST
+    }
 }
 
 /// Internal redirects.
@@ -267,6 +313,21 @@ pub struct InternalRedirect {
     pub codes: Vec<u16>,
     /// Between schemes too.
     pub allow_cross_scheme: bool,
+    /// Fields of the response that the new request carries.
+    pub copied_headers: Vec<HeaderName>,
+    /// All must accept the target.
+    pub predicates: Vec<RedirectPredicate>,
+}
+
+/// Tests of an internal redirect's target (`envoy.extensions.internal_redirect`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedirectPredicate {
+    /// Each route is the target of one route's redirects only once for a request.
+    PreviousRoutes,
+    /// The target's route has one of these names.
+    AllowListed(Vec<Str>),
+    /// Not from a connection without TLS to https.
+    SafeCrossScheme,
 }
 
 /// Which cluster.
@@ -275,7 +336,7 @@ pub enum ClusterSelector {
     /// By name.
     Name(Str),
     /// Named by a header.
-    Header(HeaderName),
+    Header(Field),
     /// By weight.
     Weighted(WeightedClusters),
 }
@@ -318,7 +379,7 @@ pub enum ClusterName {
     /// By name.
     Name(Str),
     /// Named by a header.
-    Header(HeaderName),
+    Header(Field),
 }
 
 /// A request mirror.

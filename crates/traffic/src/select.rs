@@ -321,18 +321,18 @@ impl Forward {
                 name: ChosenName::Configured(name),
                 entry: None,
             }),
-            ClusterSelector::Header(header) => {
-                let value = request.get(header).filter(|value| !value.is_empty())?;
-                Some(ClusterChoice {
-                    name: ChosenName::Given(value),
-                    entry: None,
-                })
-            }
+            // Without the field there is a route all the same, to a cluster without name.
+            ClusterSelector::Header(field) => Some(ClusterChoice {
+                name: ChosenName::Given(field.first(request).unwrap_or_default()),
+                entry: None,
+            }),
             ClusterSelector::Weighted(weighted) => {
                 let entry = weighted.pick(request, draw, hash)?;
                 let name = match &entry.name {
                     ClusterName::Name(name) => ChosenName::Configured(name),
-                    ClusterName::Header(header) => ChosenName::Given(request.get(header)?),
+                    ClusterName::Header(field) => {
+                        ChosenName::Given(field.first(request).unwrap_or_default())
+                    }
                 };
                 Some(ClusterChoice {
                     name,
@@ -485,6 +485,7 @@ mod tests {
             metadata: Metadata::default(),
             decorator: None,
             stat_prefix: Str::default(),
+            virtual_clusters: None,
             attempt_count_in_request: false,
             attempt_count_in_response: false,
             is_timeout_retry_header: false,

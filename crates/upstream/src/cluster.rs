@@ -80,8 +80,14 @@ counters! {
         rq_retry_success "upstream_rq_retry_success" "Retries that helped.";
         rq_retry_overflow "upstream_rq_retry_overflow" "Retries refused by the breaker.";
         rq_retry_limit "upstream_rq_retry_limit_exceeded" "Requests whose retries were used up.";
+        rq_back_off "upstream_rq_retry_backoff_exponential" "Retries after a back-off of ours.";
+        rq_back_off_asked "upstream_rq_retry_backoff_ratelimited" "Retries after the wait that a response asked for.";
+        rq_retry_abandoned "retry_or_shadow_abandoned" "Requests too large to be sent again.";
+        redirect_succeeded "upstream_internal_redirect_succeeded_total" "Redirects followed.";
+        redirect_failed "upstream_internal_redirect_failed_total" "Redirects passed on although they might be followed.";
         rq_timeout "upstream_rq_timeout" "Requests that timed out.";
         rq_per_try_timeout "upstream_rq_per_try_timeout" "Attempts that timed out.";
+        rq_per_try_idle_timeout "upstream_rq_per_try_idle_timeout" "Attempts that were silent for too long.";
         rq_rx_reset "upstream_rq_rx_reset" "Streams reset by the peer.";
         rq_tx_reset "upstream_rq_tx_reset" "Streams reset by us.";
         rq_cancelled "upstream_rq_cancelled" "Requests cancelled while they waited for a connection.";

@@ -9,15 +9,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::ResponseFuture;
-use http::header::HeaderMap;
+use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, StatusCode, Uri};
 use meltemi_wire::http1::case::HeaderCase;
 use meltemi_wire::http1::head::HeadLimits;
 use meltemi_wire::http1::{Framing, Piece, Version};
 
-use crate::http1::Http1Error;
+use crate::http1::{Conn, Http1Error};
 use crate::http2;
-use crate::pool::{Http1Lease, Http2Lease, Lease};
+use crate::pool::{ConnFacts, Http1Lease, Http2Lease, Lease};
+use crate::stream::Stream;
 
 /// How a request's body is announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +152,15 @@ enum Kind {
         responded: bool,
     },
     Http2(Http2Exchange),
+    Raw(RawExchange),
+}
+
+/// A connection without HTTP: its bytes are the bodies of a request that ends here, whose response we make up.
+#[derive(Debug)]
+struct RawExchange {
+    conn: Box<Conn>,
+    facts: ConnFacts,
+    tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -159,6 +169,8 @@ struct Http2Exchange {
     response: Option<ResponseFuture>,
     send: http2::Send,
     recv: Option<http2::Recv>,
+    /// The protocol of an extended CONNECT (RFC 8441), which the rest of the proxy sees as an upgrade.
+    upgrade: Option<HeaderValue>,
 }
 
 impl Exchange {
@@ -216,9 +228,26 @@ impl Exchange {
                     response: Some(response),
                     send,
                     recv: None,
+                    upgrade: upgrade(request).cloned(),
                 })))
             }
         }
+    }
+
+    /// The payload of a CONNECT (`tunnel`), or the body of a POST, on a connection of its own.
+    pub fn raw(stream: Stream, facts: ConnFacts, tunnel: bool) -> Self {
+        let mut conn = Box::new(Conn::new(stream));
+        conn.switch_to_raw();
+        Self(Kind::Raw(RawExchange {
+            conn,
+            facts,
+            tunnel,
+        }))
+    }
+
+    /// True without HTTP.
+    pub fn is_raw(&self) -> bool {
+        matches!(self.0, Kind::Raw(_))
     }
 
     /// True for HTTP/2.
@@ -231,6 +260,7 @@ impl Exchange {
         match &self.0 {
             Kind::Http1 { lease, .. } => lease.facts(),
             Kind::Http2(stream) => stream.lease.facts(),
+            Kind::Raw(raw) => &raw.facts,
         }
     }
 
@@ -269,6 +299,13 @@ impl Exchange {
                 }))
             }
             Kind::Http2(stream) => stream.poll_response(cx),
+            Kind::Raw(raw) => Poll::Ready(Ok(ResponseStart {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: ResponseLength::Unknown,
+                tunnel: raw.tunnel,
+                case: None,
+            })),
         }
     }
 
@@ -280,6 +317,7 @@ impl Exchange {
                 recv: Some(recv), ..
             }) => recv.poll_body(cx).map_err(StreamError::from),
             Kind::Http2(_) => Poll::Ready(Ok(Piece::End(None))),
+            Kind::Raw(raw) => raw.conn.poll_body(cx).map_err(StreamError::from),
         }
     }
 
@@ -290,6 +328,7 @@ impl Exchange {
                 lease, responded, ..
             } => *responded && lease.look().body_finished(),
             Kind::Http2(stream) => stream.recv.as_ref().is_some_and(http2::Recv::is_finished),
+            Kind::Raw(raw) => raw.conn.body_finished(),
         }
     }
 
@@ -298,6 +337,7 @@ impl Exchange {
         match &self.0 {
             Kind::Http1 { lease, .. } => lease.look().congested(),
             Kind::Http2(stream) => stream.send.congested(),
+            Kind::Raw(raw) => raw.conn.congested(),
         }
     }
 
@@ -314,6 +354,12 @@ impl Exchange {
                 }
             }
             Kind::Http2(stream) => stream.send.send_data(data, end),
+            Kind::Raw(raw) => {
+                raw.conn.send_data(data)?;
+                if end {
+                    raw.conn.send_end(None)?;
+                }
+            }
         }
         Ok(())
     }
@@ -326,6 +372,7 @@ impl Exchange {
         match &mut self.0 {
             Kind::Http1 { lease, .. } => lease.conn().send_end(trailers.as_ref())?,
             Kind::Http2(stream) => stream.send.send_end(trailers),
+            Kind::Raw(raw) => raw.conn.send_end(None)?,
         }
         Ok(())
     }
@@ -338,6 +385,7 @@ impl Exchange {
                 .poll_flush(cx)
                 .map_err(|_| StreamError::Terminated),
             Kind::Http2(stream) => stream.send.poll_flush(cx).map_err(StreamError::from),
+            Kind::Raw(raw) => raw.conn.poll_flush(cx).map_err(|_| StreamError::Terminated),
         }
     }
 
@@ -345,7 +393,7 @@ impl Exchange {
     pub fn defers(&self) -> bool {
         match &self.0 {
             Kind::Http1 { lease, .. } => lease.look().defers(),
-            Kind::Http2(_) => false,
+            Kind::Http2(_) | Kind::Raw(_) => false,
         }
     }
 
@@ -354,6 +402,7 @@ impl Exchange {
         match &mut self.0 {
             Kind::Http1 { lease, .. } => lease.conn().take_wire(),
             Kind::Http2(_) => (0, 0),
+            Kind::Raw(raw) => raw.conn.take_wire(),
         }
     }
 
@@ -380,6 +429,7 @@ impl Exchange {
                     stream.send.reset(Reason::NO_ERROR);
                 }
             }
+            Kind::Raw(_) => {}
         }
     }
 
@@ -409,7 +459,14 @@ impl Http2Exchange {
         }
         let response = ready!(std::pin::Pin::new(future).poll(cx))?;
         self.response = None;
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        let tunnel = self.upgrade.is_some() && head.status == StatusCode::OK;
+        if tunnel && let Some(protocol) = self.upgrade.take() {
+            head.status = StatusCode::SWITCHING_PROTOCOLS;
+            head.headers.insert(UPGRADE, protocol);
+            head.headers
+                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
         let length = if body.is_end_stream() {
             ResponseLength::Empty
         } else {
@@ -420,7 +477,7 @@ impl Http2Exchange {
             status: head.status,
             headers: head.headers,
             body: length,
-            tunnel: false,
+            tunnel,
             case: None,
         }))
     }
@@ -432,6 +489,12 @@ fn announces_nothing(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
     )
+}
+
+/// The protocol that a request asks to switch to.
+fn upgrade<'r>(request: &'r Outgoing<'_>) -> Option<&'r HeaderValue> {
+    let asks = request.body == BodyKind::Tunnel && *request.method != Method::CONNECT;
+    request.headers.get(UPGRADE).filter(|_| asks)
 }
 
 fn http2_head(request: &Outgoing<'_>) -> Result<http::Request<()>, StreamError> {
@@ -461,6 +524,13 @@ fn http2_head(request: &Outgoing<'_>) -> Result<http::Request<()>, StreamError> 
     *head.uri_mut() = uri;
     *head.version_mut() = http::Version::HTTP_2;
     *head.headers_mut() = request.headers.clone();
+    if let Some(protocol) = upgrade(request).and_then(|value| value.to_str().ok()) {
+        *head.method_mut() = Method::CONNECT;
+        head.extensions_mut()
+            .insert(h2::ext::Protocol::from(protocol));
+        head.headers_mut().remove(UPGRADE);
+        head.headers_mut().remove(CONNECTION);
+    }
     if let BodyKind::Length(length) = request.body {
         head.headers_mut()
             .insert(http::header::CONTENT_LENGTH, length.into());

@@ -26,3 +26,4 @@ pub mod pool;
 mod resolve;
 pub mod stream;
 pub mod tls;
+pub mod tunnel;

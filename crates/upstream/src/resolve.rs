@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
+use meltemi_traffic::Str;
 use meltemi_traffic::cluster::{Dns, DnsFamily};
-use meltemi_traffic::endpoint::Address;
+use meltemi_traffic::endpoint::{Address, Endpoint};
 
 use crate::balance::AssignmentPolicy;
 use crate::cluster::Cluster;
@@ -142,13 +143,14 @@ async fn discover(
                 continue;
             };
             let (addresses, ttl) = lookup(name, dns.family, resolver).await?;
+            let endpoint = named(endpoint, name);
             let shorter = |have: Duration| ttl.map_or(have, |ttl| have.min(ttl));
             found.ttl = found.ttl.map(shorter).or(ttl);
             let host = |identity: Target, targets: &[Target]| {
                 let (target, more) = targets.split_first()?;
                 Some(Discovered {
                     identity,
-                    endpoint: Arc::clone(endpoint),
+                    endpoint: Arc::clone(&endpoint),
                     target: target.clone(),
                     more_targets: more.to_vec(),
                     locality: group.locality.clone(),
@@ -170,6 +172,17 @@ async fn discover(
         }
     }
     Some(found)
+}
+
+/// A host goes by the name it was found under, unless it has another.
+fn named(endpoint: &Arc<Endpoint>, name: &Str) -> Arc<Endpoint> {
+    if !endpoint.hostname.is_empty() {
+        return Arc::clone(endpoint);
+    }
+    Arc::new(Endpoint {
+        hostname: name.clone(),
+        ..Endpoint::clone(endpoint)
+    })
 }
 
 /// Addresses of a name, and how long they are good for.

@@ -358,7 +358,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details \
                     proxy_100_continue upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action \
                     strip_matching_host_port strip_any_host_port strip_trailing_host_dot tracing \
-                    flush_access_log_on_new_request request_id_extension",
+                    flush_access_log_on_new_request request_id_extension local_reply_config",
         not_yet: "drain_timeout access_log_flush_interval \
                     stream_error_on_invalid_http_message",
         without_meaning: "http3_protocol_options http1_safe_max_connection_duration drain_timeout_jitter \
@@ -459,7 +459,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig",
-        effective: "hostname use_post",
+        effective: "hostname use_post headers_to_add post_path",
         not_yet: "",
         without_meaning: "propagate_response_headers propagate_response_trailers",
     },

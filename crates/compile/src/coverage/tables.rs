@@ -301,9 +301,9 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.core.v3.SubstitutionFormatString",
-        effective: "text_format json_format text_format_source omit_empty_values",
+        effective: "text_format json_format text_format_source omit_empty_values content_type",
         not_yet: "",
-        without_meaning: "content_type formatters json_format_options",
+        without_meaning: "formatters json_format_options",
     },
     Coverage {
         message: "envoy.config.core.v3.TcpKeepalive",
@@ -487,7 +487,8 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.route.v3.InternalRedirectPolicy",
-        effective: "max_internal_redirects redirect_response_codes allow_cross_scheme_redirect",
+        effective: "max_internal_redirects redirect_response_codes allow_cross_scheme_redirect predicates \
+                    response_headers_to_copy",
         not_yet: "",
         without_meaning: "",
     },
@@ -520,10 +521,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.route.v3.RetryPolicy",
-        effective: "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts \
+        effective: "retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate host_selection_retry_max_attempts \
                     retriable_status_codes retry_back_off rate_limited_retry_back_off retriable_headers \
-                    retriable_request_headers",
-        not_yet: "retry_priority",
+                    retriable_request_headers retry_priority",
+        not_yet: "",
         without_meaning: "",
     },
     Coverage {
@@ -541,7 +542,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     host_rewrite_header host_rewrite_path_regex timeout idle_timeout retry_policy \
                     request_mirror_policies priority hash_policy max_grpc_timeout grpc_timeout_offset \
                     upgrade_configs max_stream_duration rate_limits include_vh_rate_limits \
-                    metadata_match",
+                    metadata_match internal_redirect_policy",
         not_yet: "",
         without_meaning: "early_data_policy",
     },
@@ -565,7 +566,13 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.UpgradeConfig",
-        effective: "upgrade_type enabled",
+        effective: "upgrade_type enabled connect_config",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
+        message: "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig",
+        effective: "allow_post",
         not_yet: "",
         without_meaning: "",
     },
@@ -574,7 +581,7 @@ pub(super) static MESSAGES: &[Coverage] = &[
         effective: "name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add \
                     request_headers_to_remove most_specific_header_mutations_wins \
                     max_direct_response_body_size_bytes request_mirror_policies ignore_port_in_host_matching \
-                    typed_per_filter_config vhds validate_clusters",
+                    typed_per_filter_config vhds validate_clusters internal_only_headers",
         not_yet: "",
         without_meaning: "metadata",
     },
@@ -592,13 +599,21 @@ pub(super) static MESSAGES: &[Coverage] = &[
         without_meaning: "",
     },
     Coverage {
+        message: "envoy.config.route.v3.VirtualCluster",
+        effective: "headers name",
+        not_yet: "",
+        without_meaning: "",
+    },
+    Coverage {
         message: "envoy.config.route.v3.VirtualHost",
         effective: "name domains routes require_tls request_headers_to_add request_headers_to_remove \
                     response_headers_to_add response_headers_to_remove typed_per_filter_config \
-                    include_request_attempt_count include_attempt_count_in_response retry_policy \
-                    per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies rate_limits",
+                    include_request_attempt_count include_attempt_count_in_response \
+                    include_is_timeout_retry_header retry_policy \
+                    per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies rate_limits \
+                    virtual_clusters",
         not_yet: "",
-        without_meaning: "metadata virtual_clusters",
+        without_meaning: "metadata",
     },
     Coverage {
         message: "envoy.config.route.v3.WeightedCluster",

@@ -10,8 +10,8 @@ use meltemi_traffic::path::TemplateRewrite;
 use meltemi_traffic::ratelimit::RateLimits;
 use meltemi_traffic::rewrite::{HostRewrite, PathRewrite, Redirect, RedirectPath};
 use meltemi_traffic::route::{
-    ClusterName, ClusterSelector, DirectResponse, Forward, InternalRedirect, Mirror,
-    WeightedCluster, WeightedClusters,
+    ClusterName, ClusterSelector, Connect, DirectResponse, Forward, InternalRedirect, Mirror,
+    RedirectPredicate, WeightedCluster, WeightedClusters,
 };
 use meltemi_traffic::{Fraction, Limit, Str};
 
@@ -22,8 +22,8 @@ use crate::pb::{core, route as pb};
 use crate::rate_limit;
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{
-    criteria, duration, flag, header_name, inline_data, limit, number_or, own_limit, regex_rewrite,
-    runtime_fraction,
+    criteria, duration, field, flag, header_name, inline_data, limit, number_or, own_limit,
+    regex_rewrite, runtime_fraction,
 };
 
 const DEFAULT_TIMEOUT: Limit = Some(Duration::from_secs(15));
@@ -81,10 +81,7 @@ pub(super) fn forward(
         high_priority: message.priority() == core::RoutingPriority::High,
         upgrades: upgrades(message),
         rate_limits: rate_limits(message, scope)?,
-        connect_raw: message
-            .upgrade_configs
-            .iter()
-            .any(|config| config.connect_config.is_some()),
+        connect: connect(message)?,
         internal_redirects: message
             .internal_redirect_policy
             .as_ref()
@@ -123,7 +120,7 @@ fn cluster(message: &pb::RouteAction, scope: &Scope<'_>) -> Compiled<ClusterSele
         }
         Some(By::Cluster(name)) => ClusterSelector::Name(name.as_str().into()),
         Some(By::ClusterHeader(name)) => {
-            ClusterSelector::Header(header_name(name).within("cluster_header")?)
+            ClusterSelector::Header(field(name).within("cluster_header")?)
         }
         Some(By::WeightedClusters(list)) => {
             let of_route = criteria(message.metadata_match.as_ref());
@@ -176,7 +173,7 @@ fn weighted_entry(
     use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     let name = match (message.name.as_str(), message.cluster_header.as_str()) {
         ("", "") => return refuse("needs name or cluster_header"),
-        ("", header) => ClusterName::Header(header_name(header).within("cluster_header")?),
+        ("", header) => ClusterName::Header(field(header).within("cluster_header")?),
         (name, "") => ClusterName::Name(name.into()),
         _ => return refuse("has both name and cluster_header"),
     };
@@ -262,7 +259,7 @@ fn host_rewrite(message: &pb::RouteAction) -> Compiled<HostRewrite> {
 fn mirror(message: &pb::route_action::RequestMirrorPolicy) -> Compiled<Mirror> {
     let cluster = match (message.cluster.as_str(), message.cluster_header.as_str()) {
         ("", "") => return refuse("needs a cluster"),
-        ("", header) => ClusterName::Header(header_name(header).within("cluster_header")?),
+        ("", header) => ClusterName::Header(field(header).within("cluster_header")?),
         (name, _) => ClusterName::Name(name.into()),
     };
     let host = message.host_rewrite_literal.as_str();
@@ -325,6 +322,23 @@ fn upgrades(message: &pb::RouteAction) -> Vec<(Str, bool)> {
     message.upgrade_configs.iter().map(entry).collect()
 }
 
+fn connect(message: &pb::RouteAction) -> Compiled<Option<Connect>> {
+    let mut found = None;
+    for (position, upgrade) in message.upgrade_configs.iter().enumerate() {
+        let Some(config) = &upgrade.connect_config else {
+            continue;
+        };
+        if !upgrade.upgrade_type.eq_ignore_ascii_case("connect") {
+            return refuse_field("connect_config", "is for upgrades of type CONNECT")
+                .item("upgrade_configs", position);
+        }
+        found = Some(Connect {
+            allow_post: config.allow_post,
+        });
+    }
+    Ok(found)
+}
+
 fn internal_redirect(message: &pb::InternalRedirectPolicy) -> Compiled<InternalRedirect> {
     let codes = if message.redirect_response_codes.is_empty() {
         &[302][..]
@@ -338,6 +352,38 @@ fn internal_redirect(message: &pb::InternalRedirectPolicy) -> Compiled<InternalR
         max: number_or(message.max_internal_redirects.as_ref(), 1),
         codes: codes.filter_map(|code| u16::try_from(*code).ok()).collect(),
         allow_cross_scheme: message.allow_cross_scheme_redirect,
+        copied_headers: each(
+            "response_headers_to_copy",
+            &message.response_headers_to_copy,
+            |name| match name.as_str() {
+                pseudo if pseudo.starts_with(':') || pseudo.eq_ignore_ascii_case("host") => {
+                    refuse(format!("{pseudo} cannot be copied"))
+                }
+                name => header_name(name),
+            },
+        )?,
+        predicates: each("predicates", &message.predicates, redirect_predicate)?,
+    })
+}
+
+fn redirect_predicate(message: &core::TypedExtensionConfig) -> Compiled<RedirectPredicate> {
+    use meltemi_proto::envoy::extensions::internal_redirect::allow_listed_routes::v3::AllowListedRoutesConfig;
+    let field = "typed_config";
+    let Some(any) = &message.typed_config else {
+        return refuse_field(field, "is required");
+    };
+    Ok(match meltemi_proto::any::type_name(&any.type_url) {
+        "envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig" => {
+            RedirectPredicate::PreviousRoutes
+        }
+        "envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig" => {
+            let config: AllowListedRoutesConfig = decode(any).within(field)?;
+            RedirectPredicate::AllowListed(crate::values::strs(&config.allowed_route_names))
+        }
+        "envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig" => {
+            RedirectPredicate::SafeCrossScheme
+        }
+        other => return refuse_field(field, format!("predicate {other} is not supported")),
     })
 }
 

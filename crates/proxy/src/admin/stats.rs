@@ -128,6 +128,7 @@ pub(super) fn reset(shared: &Shared) {
         }
     }
     HttpStats::reset_all();
+    crate::http::counted::reset();
 }
 
 /// All counters and gauges.
@@ -138,6 +139,7 @@ fn all(shared: &Shared) -> Stats {
         cluster_stats(cluster, &mut stats);
     }
     HttpStats::for_each(|name, value| stats.add_dotted(name, value));
+    crate::http::counted::for_each(|name, value| stats.add_dotted(name, value));
     meltemi_filters::counters::for_each(|name, value| stats.add_dotted(name.to_owned(), value));
     shared.clusters.for_each_dns_cache(|cache| {
         let scope = format!("dns_cache.{}", cache.settings().name);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, UPGRADE};
 use meltemi_upstream::exchange::ResponseLength;
 use meltemi_upstream::http1::{Conn, Http1Error};
 use meltemi_upstream::http2;
@@ -195,6 +195,12 @@ impl Downstream<'_> {
                 let end = (is_empty || side.head_request || bodyless) && !tunnel;
                 let mut head = http::Response::new(());
                 *head.status_mut() = status;
+                if status == StatusCode::SWITCHING_PROTOCOLS {
+                    // HTTP/2 agrees to an extended CONNECT like to any other (RFC 8441 §5).
+                    *head.status_mut() = StatusCode::OK;
+                    headers.remove(UPGRADE);
+                    headers.remove(CONNECTION);
+                }
                 *head.headers_mut() = std::mem::take(headers);
                 let send = side.respond.send_response(head, end)?;
                 side.send = Some(http2::Send::new(send, end));

@@ -25,7 +25,7 @@ pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
-const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+pub(crate) const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 const X_ENVOY_DOWNSTREAM_CLUSTER: HeaderName =
     HeaderName::from_static("x-envoy-downstream-service-cluster");
 const X_ENVOY_DOWNSTREAM_NODE: HeaderName =
@@ -417,11 +417,7 @@ fn forwarded(
     early.remote = Some(trusted.unwrap_or(peer));
     if hcm.use_remote_address && !hcm.skip_xff_append {
         // The far side could not tell our loopback from its own.
-        let shown = if peer.is_loopback() {
-            own_address()
-        } else {
-            peer
-        };
+        let shown = if is_own(peer) { own_address() } else { peer };
         append_xff(&mut request.headers, shown);
     }
     let scheme = if conn.tls.is_some() { "https" } else { "http" };
@@ -487,8 +483,13 @@ fn last_xff(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
         .collect()
 }
 
+/// 127.0.0.1 or ::1: the other loopback addresses are told as they are.
+fn is_own(peer: IpAddr) -> bool {
+    peer == std::net::Ipv4Addr::LOCALHOST || peer == std::net::Ipv6Addr::LOCALHOST
+}
+
 /// The machine's first IPv4 address that is not loopback.
-fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     static OWN: std::sync::LazyLock<IpAddr> = std::sync::LazyLock::new(|| {
         let all = nix::ifaddrs::getifaddrs().ok().into_iter().flatten();
         all.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
@@ -499,7 +500,7 @@ fn own_address() -> IpAddr {
     *OWN
 }
 
-fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
+pub(crate) fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
     let peer = peer.to_string();
     let value = match headers.get(X_FORWARDED_FOR) {
         None => HeaderValue::from_str(&peer),

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderValue};
 use meltemi_traffic::Str;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::hcm::{ConnectionManager, RouteSource};
@@ -27,7 +25,7 @@ use super::downstream::{ClientError, Downstream, Http1Side};
 use super::record::Exchange;
 use super::reply::Reply;
 use super::request::Request;
-use super::{demand, early, filters, forward, respond};
+use super::{demand, early, filters, forward, local_reply, respond};
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
 use crate::listener::HttpRuntime;
@@ -50,6 +48,11 @@ impl Context {
 
     /// The connection.
     pub(crate) fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// The connection, to be kept while the exchange changes.
+    pub(crate) fn info_rc(&self) -> &Rc<ConnInfo> {
         &self.info
     }
 
@@ -170,6 +173,8 @@ pub(crate) enum Ended {
     Broken,
     /// The client went away.
     ClientGone(ClientError),
+    /// The upstream redirects, and the request has become that of the redirect.
+    Redirected(forward::KeptBody),
 }
 
 /// Serves one request; returns its lifetime when it ended without any response. Cancel-safe in the sense that dropping
@@ -182,12 +187,19 @@ pub(crate) async fn serve(
 ) -> Option<Duration> {
     let mut exchange = Exchange::new(context, request);
     idle.set_limit(context.hcm().stream_idle_timeout);
-    let ended = match run(&mut exchange, down, idle).await {
+    let mut first = run(&mut exchange, down, idle).await;
+    while let Ok(Ended::Redirected(body)) = first {
+        exchange = exchange.redirected(body);
+        idle.set_limit(context.hcm().stream_idle_timeout);
+        first = route(&mut exchange, down, idle).await;
+    }
+    let ended = match first {
         Ok(ended) => ended,
         Err(reply) => respond::local(&mut exchange, down, reply, idle).await,
     };
     match ended {
-        Ended::Complete => {}
+        // Redirects were followed above.
+        Ended::Complete | Ended::Redirected(_) => {}
         Ended::Broken => down.abort(),
         Ended::ClientGone(ClientError::Protocol { details })
             if exchange.status.is_none() && !down.is_http2() =>
@@ -228,7 +240,7 @@ fn client_gone(exchange: &mut Exchange, error: &ClientError) {
     exchange.details = details;
 }
 
-/// Early checks, route, filters, action.
+/// Early checks, then the rest.
 async fn run(
     exchange: &mut Exchange,
     down: &mut Downstream<'_>,
@@ -242,6 +254,16 @@ async fn run(
     if context.runtime().filter_missing {
         return Err(Reply::filter_missing());
     }
+    route(exchange, down, idle).await
+}
+
+/// Route, filters, action.
+async fn route(
+    exchange: &mut Exchange,
+    down: &mut Downstream<'_>,
+    idle: &mut IdleTimer,
+) -> Result<Ended, Reply> {
+    let context = exchange.context.clone();
     let mut plan = Plan::find(exchange, fastrand::u64(..))?;
     super::trace::begin(exchange);
     if context.hcm().log_on_new_request {
@@ -259,18 +281,18 @@ async fn run(
         Err(filters::Stop::ClientGone(error)) => return Ok(Ended::ClientGone(error)),
     }
     if let Some(reply) = plan.missing.take() {
-        if reply.flags.any_of(ResponseFlags::NO_ROUTE_FOUND) {
-            let stats = &context.runtime().stats;
-            stats
-                .no_route
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
+        let stats = &context.runtime().stats;
+        count(if reply.flags.any_of(ResponseFlags::NO_ROUTE_FOUND) {
+            &stats.no_route
+        } else {
+            &stats.rq_direct_response
+        });
         return Err(reply);
     }
     let route = Arc::clone(&plan.route);
     match &route.action {
         Action::Redirect(redirect) => {
-            count(&context.runtime().stats.rq_redirect);
+            count(&context.runtime().stats.rq_direct_response);
             let scheme: &[u8] = if forwarded_https(&exchange.request) {
                 b"https"
             } else {
@@ -393,7 +415,7 @@ fn select(exchange: &mut Exchange, table: &RouteTable) -> Result<Arc<Route>, Rep
     match selected {
         Selected::Route(_, route) => Ok(Arc::clone(route)),
         Selected::HttpsRequired(_) => {
-            let host = meltemi_traffic::select::without_port(&exchange.request.authority);
+            let host = &exchange.request.authority[..];
             let location = [b"https://", host, &exchange.request.path[..]].concat();
             Err(Reply::redirect(301, &location))
         }
@@ -429,24 +451,19 @@ pub(crate) fn refuse(context: &Context, conn: &mut Conn, error: &Http1Error) {
         | Http1Error::LengthMismatch
         | Http1Error::Io(_) => return,
     };
-    let refusal = Refusal {
-        status,
-        details,
-        flags: ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
-        body: reason(status),
-    };
-    answer_unread(context, conn, &refusal);
+    let reply =
+        Reply::new(status, reason(status), details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    answer_unread(context, conn, reply);
 }
 
 /// Answers a request whose head did not come to its end in time, and records it.
 pub(crate) fn refuse_slow(context: &Context, conn: &mut Conn) {
-    let refusal = Refusal {
-        status: StatusCode::REQUEST_TIMEOUT,
-        details: "request_header_timeout",
-        flags: ResponseFlags::NONE,
-        body: "request header timeout",
-    };
-    answer_unread(context, conn, &refusal);
+    let reply = Reply::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "request header timeout",
+        "request_header_timeout",
+    );
+    answer_unread(context, conn, reply);
 }
 
 /// Resets a stream whose names are refused, and records it.
@@ -460,27 +477,18 @@ pub(crate) fn refuse_stream(context: &Context, request: &Request, down: &mut Dow
     exchange.record();
 }
 
-/// The answer to what never became a request.
-struct Refusal {
-    status: StatusCode,
-    details: &'static str,
-    flags: ResponseFlags,
-    body: &'static str,
-}
-
-fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
+/// Answers what never became a request.
+fn answer_unread(context: &Context, conn: &mut Conn, mut reply: Reply) {
     let mut exchange = Exchange::new(context, Request::placeholder());
-    exchange.flags.add(refusal.flags);
-    exchange.details = refusal.details.into();
-    exchange.status = Some(refusal.status);
+    exchange.flags.add(reply.flags);
+    exchange.details = reply.details.clone();
     exchange.refused = true;
     let unread = conn.buffered().len() as u64;
-    let body = Bytes::from_static(refusal.body.as_bytes());
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain"),
-    );
+    if let Some(config) = &context.hcm().local_reply {
+        local_reply::rewrite(&mut exchange, config, reply.parts());
+    }
+    let (status, mut headers, body) = reply.into_response(false);
+    exchange.status = Some(status);
     respond::complete(&exchange, &mut headers);
     let mut down = Downstream::Http1(Http1Side {
         conn,
@@ -492,7 +500,7 @@ fn answer_unread(context: &Context, conn: &mut Conn, refusal: &Refusal) {
     exchange.sent = body.len() as u64;
     let sent = down
         .send_head(
-            refusal.status,
+            status,
             &mut headers,
             ResponseLength::Known(body.len() as u64),
             false,
@@ -519,6 +527,7 @@ fn nowhere() -> Arc<Route> {
             metadata: Default::default(),
             decorator: None,
             stat_prefix: Str::default(),
+            virtual_clusters: None,
             attempt_count_in_request: false,
             attempt_count_in_response: false,
             is_timeout_retry_header: false,
@@ -548,21 +557,31 @@ fn weighted(route: &Route) -> Option<&WeightedClusters> {
 impl Plan {
     /// Selects the route and its cluster.
     fn find(exchange: &mut Exchange, draw: u64) -> Result<Self, Reply> {
+        let table = routes(&exchange.context)?;
+        if !exchange.early.internal {
+            for name in &table.internal_only_headers {
+                exchange.request.headers.remove(name);
+            }
+        }
+        Self::within(exchange, &table, draw)
+    }
+
+    /// Selects the route and its cluster in a table.
+    fn within(exchange: &mut Exchange, table: &Arc<RouteTable>, draw: u64) -> Result<Self, Reply> {
         let context = exchange.context.clone();
-        let table = routes(&context)?;
         let mut plan = Self {
             draw,
             missing: None,
             entry: None,
             hash: None,
             route: nowhere(),
-            table: Arc::clone(&table),
+            table: Arc::clone(table),
         };
         exchange.route = None;
         exchange.route_name = Str::default();
         exchange.cluster = None;
         exchange.cluster_name = Str::default();
-        let route = match select(exchange, &table) {
+        let route = match select(exchange, table) {
             Ok(route) => route,
             Err(reply) => {
                 plan.missing = Some(reply);
@@ -595,7 +614,18 @@ impl Plan {
     /// # Errors
     /// The reply when the routes themselves are gone.
     pub(crate) fn again(&self, exchange: &mut Exchange) -> Result<Self, Reply> {
-        Self::find(exchange, self.draw)
+        let table = routes(&exchange.context)?;
+        Self::within(exchange, &table, self.draw)
+    }
+
+    /// Selects anew for a request that has become another; its route's name, `None` where there is no route.
+    pub(crate) fn next_route(&self, exchange: &mut Exchange) -> Option<Str> {
+        let next = self.again(exchange).ok()?;
+        match &next.missing {
+            None => Some(next.route.name.clone()),
+            // A redirect to https is a route too, one without name.
+            Some(reply) => (!reply.flags.any_of(ResponseFlags::NO_ROUTE_FOUND)).then(Str::default),
+        }
     }
 
     /// There is no route.
@@ -611,6 +641,11 @@ impl Plan {
     /// The weighted entry that was drawn.
     pub(crate) fn entry(&self) -> Option<&WeightedCluster> {
         weighted(&self.route)?.clusters.get(self.entry?)
+    }
+
+    /// The hash of the request decides between weighted clusters.
+    pub(crate) fn chooses_by_hash(&self) -> bool {
+        weighted(&self.route).is_some_and(|weighted| weighted.use_hash)
     }
 
     /// Filter settings of all levels.

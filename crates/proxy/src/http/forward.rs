@@ -3,11 +3,15 @@
 //! [`run`] prepares the request once, then loops over attempts. [`pump`] moves bytes; [`timeouts`] says how long.
 //! Deciding whether an attempt is worth another is `traffic`'s.
 
+mod again;
+mod control;
 mod failure;
 mod mirror;
 mod prepare;
 pub(super) use prepare::replace_path;
 mod pump;
+mod redirect;
+pub(crate) use redirect::{Followed, KeptBody};
 mod reshape;
 mod select;
 mod timeouts;
@@ -15,32 +19,32 @@ mod timeouts;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use meltemi_traffic::cluster::ClusterKind;
-use meltemi_traffic::flags::ResponseFlags;
-use meltemi_traffic::headers::RequestHeadMut;
-use meltemi_traffic::retry::{AttemptFailure, RequestRetry, RetryPolicy};
+use meltemi_traffic::retry::{RequestRetry, RetryPolicy};
 use meltemi_traffic::rewrite::HostRewrite;
-use meltemi_traffic::route::Forward;
+use meltemi_traffic::route::{Connect, Forward};
 use meltemi_upstream::balance::Overload;
 use meltemi_upstream::breaker::Gauge;
 use meltemi_upstream::cluster::Cluster;
 use meltemi_upstream::connect::ConnectError;
-use meltemi_upstream::exchange::{Exchange as Stream, Outgoing, ResponseStart, StreamError};
+use meltemi_upstream::exchange::{Exchange as Stream, Outgoing, ResponseStart};
 use meltemi_upstream::host::Host;
 use meltemi_upstream::outlier::Outcome;
+use meltemi_upstream::pool::{ConnFacts, Lease};
+use meltemi_upstream::stream::Stream as ByteStream;
 use meltemi_wire::http1::head::HeadLimits;
 use smallvec::SmallVec;
 
+use super::counted::{Counted, Event};
 use super::downstream::Downstream;
 use super::exchange::{Ended, Plan};
 use super::filters;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;
-use failure::{Failure, connect_failure, max_duration, stream_failure};
+use failure::Failure;
 use pump::{RequestBody, Waited};
 use timeouts::Timeouts;
 
@@ -54,6 +58,14 @@ const MAX_RESPONSE_HEAD: usize = 80 * 1024;
 /// Envoy's default `max_headers_count`.
 const MAX_RESPONSE_HEADERS: usize = 100;
 
+/// A connection for an attempt.
+enum Opened {
+    /// Of a pool.
+    Lease(Lease),
+    /// Of its own, for bytes without HTTP.
+    Raw(Box<(ByteStream, ConnFacts)>),
+}
+
 /// What the attempts of one exchange share.
 struct Attempts {
     cluster: Arc<Cluster>,
@@ -62,8 +74,15 @@ struct Attempts {
     timeouts: Timeouts,
     body: RequestBody,
     tried: SmallVec<[u64; 4]>,
+    /// Priorities of attempts since some were left, and those that were.
+    tried_priorities: Vec<u32>,
+    left_priorities: Vec<u32>,
     retry: Option<Gauge>,
     high_priority: bool,
+    /// Statistics beside those of the cluster.
+    counted: Counted,
+    /// The payload of tunnels goes as raw TCP.
+    ends_tunnels: Option<Connect>,
     /// The last attempt took too long.
     timed_out: bool,
 }
@@ -103,11 +122,19 @@ pub(crate) async fn run(
                         "websocket_handshake_unsuccessful",
                     ));
                 }
-                None => {
-                    return Ok(attempts
-                        .relay(exchange, down, plan, start, stream, idle)
-                        .await);
-                }
+                None => match attempts.redirected(exchange, plan, forward, &start) {
+                    Some(body) => {
+                        exchange.status = Some(start.status);
+                        exchange.response = Some(start.headers);
+                        stream.finish();
+                        return Ok(Ended::Redirected(body));
+                    }
+                    None => {
+                        return Ok(attempts
+                            .relay(exchange, down, plan, start, stream, idle)
+                            .await);
+                    }
+                },
             },
             Err(Failure::Client(error)) => return Ok(Ended::ClientGone(error)),
             Err(failure) => match attempts.retry_failure(exchange, &failure) {
@@ -148,6 +175,18 @@ fn admit(exchange: &Exchange, forward: &Forward) -> Result<Arc<Cluster>, Reply> 
     }
 }
 
+/// The names that a request is counted under.
+fn counted(exchange: &mut Exchange, plan: &Plan) -> Counted {
+    let mut counted = Counted::default();
+    if let Some(clusters) = &plan.route.virtual_clusters {
+        let of_request = clusters.of(&exchange.request);
+        exchange.virtual_cluster = of_request.name.clone();
+        counted.name(&of_request.stat_prefix);
+    }
+    counted.name(&plan.route.stat_prefix);
+    counted
+}
+
 /// How outlier detection sees a response: by its gRPC status when it has one already, else by its class, unless the
 /// cluster says what a failure is.
 fn judged(cluster: &Cluster, start: &ResponseStart) -> Outcome {
@@ -170,23 +209,27 @@ impl Attempts {
         let timeouts = Timeouts::new(exchange, forward);
         prepare::prepare(exchange, plan, forward, &timeouts);
         let tunnel = exchange.early.upgrade.is_some();
-        let policy = forward.retry.clone();
-        let policy = policy.filter(|policy| !tunnel && policy.covers(&exchange.request));
+        let (policy, extra) = control::retries(exchange, forward, tunnel);
         let buffer = || u64::from(exchange.context.info().listener.config.buffer_limit);
         let limit = plan.route.retry_buffer_limit.unwrap_or_else(buffer);
-        let mut body = RequestBody::new(exchange.request.body, policy.is_some(), limit);
+        let keeps = policy.is_some() || forward.internal_redirects.is_some();
+        let mut body = RequestBody::new(exchange.request.body, keeps, limit);
         if !tunnel {
             body.mirror_to(mirror::start(exchange, forward));
         }
         Self {
             cluster,
             policy,
-            extra: RequestRetry::default(),
+            extra,
             timeouts,
             body,
             tried: SmallVec::new(),
+            tried_priorities: Vec::new(),
+            left_priorities: Vec::new(),
             retry: None,
             high_priority: forward.high_priority,
+            counted: counted(exchange, plan),
+            ends_tunnels: forward.connect,
             timed_out: false,
         }
     }
@@ -208,7 +251,7 @@ impl Attempts {
         self.tried.push(host.state.id);
         exchange.host = Some(Arc::clone(&host));
         self.announce(exchange, plan, forward, &host);
-        self.timeouts.start_attempt(self.policy.as_deref());
+        self.timeouts.start_attempt();
         let mut stream = self.open(exchange, down, &host).await?;
         let keep_peer = !exchange.context.hcm().access_log.is_empty()
             || exchange.context.runtime().istio_stats.is_some();
@@ -230,11 +273,16 @@ impl Attempts {
         )
         .await;
         drop(active);
+        if self.body.take_abandoned() {
+            let stats = &self.cluster.stats;
+            stats.rq_retry_abandoned.fetch_add(1, Ordering::Relaxed);
+        }
         match waited {
             Waited::Head(start) => {
                 let status = start.status.as_u16();
                 self.cluster.stats.response(status);
                 self.cluster.statuses(exchange.early.internal).add(status);
+                self.counted.count(Event::Response(status));
                 self.cluster.report(&host, judged(&self.cluster, &start));
                 if !self.cluster.config.health_checks.is_empty()
                     && start.headers.contains_key(FAIL_AT_ONCE)
@@ -259,7 +307,11 @@ impl Attempts {
                 .host_rewrite
                 .apply(&exchange.request, Some(&host.endpoint.hostname))
         {
-            exchange.request.set_authority(&name);
+            // Every attempt has another name; the original is the client's.
+            let is_first = exchange.attempts == 1;
+            let shows = is_first && !exchange.context.runtime().suppress_envoy_headers;
+            let appends = is_first && forward.append_forwarded_host;
+            prepare::replace_host(&mut exchange.request, &name, appends, shows);
         }
         if plan.route.attempt_count_in_request {
             exchange
@@ -269,11 +321,14 @@ impl Attempts {
         }
         filters::before_attempt(exchange, host);
         super::trace::before_attempt(exchange);
-        if plan.route.is_timeout_retry_header && self.timed_out {
-            exchange
-                .request
-                .headers
-                .insert(IS_TIMEOUT_RETRY, HeaderValue::from_static("true"));
+        if exchange.attempts > 1 {
+            let suppress = exchange.context.runtime().suppress_envoy_headers;
+            let headers = &mut exchange.request.headers;
+            self.timeouts.tell(headers, suppress);
+            if plan.route.is_timeout_retry_header {
+                let timed_out = if self.timed_out { "true" } else { "false" };
+                headers.insert(IS_TIMEOUT_RETRY, HeaderValue::from_static(timed_out));
+            }
         }
     }
 
@@ -284,27 +339,10 @@ impl Attempts {
         down: &mut Downstream<'_>,
         host: &Arc<Host>,
     ) -> Result<Stream, Failure> {
-        let (protocol, needs) = self.needs(exchange, host);
-        let lease = {
-            let pools = &exchange.context.worker().pools;
-            let mut acquire = std::pin::pin!(pools.acquire(&self.cluster, host, protocol, &needs));
-            let timeouts = &mut self.timeouts;
-            std::future::poll_fn(|cx| {
-                if let Poll::Ready(result) = acquire.as_mut().poll(cx) {
-                    return Poll::Ready(result.map_err(Failure::Connect));
-                }
-                if down.body_finished()
-                    && let Poll::Ready(error) = down.poll_gone(cx)
-                {
-                    return Poll::Ready(Err(Failure::Client(error)));
-                }
-                timeouts.poll(cx, down.body_finished()).map(Err)
-            })
-            .await
-        };
-        let lease = match lease {
+        let lease = match self.connect(exchange, down, host).await {
             Ok(lease) => {
                 self.cluster.stats.rq_total.fetch_add(1, Ordering::Relaxed);
+                self.counted.count(Event::Attempt);
                 host.state.rq_total.fetch_add(1, Ordering::Relaxed);
                 self.cluster.report(host, Outcome::Connected);
                 lease
@@ -312,6 +350,13 @@ impl Attempts {
             Err(failure) => {
                 self.blame(host, &failure);
                 return Err(failure);
+            }
+        };
+        let lease = match lease {
+            Opened::Lease(lease) => lease,
+            Opened::Raw(raw) => {
+                let tunnel = exchange.request.method == http::Method::CONNECT;
+                return Ok(Stream::raw(raw.0, raw.1, tunnel));
             }
         };
         let http = &self.cluster.config.http;
@@ -341,6 +386,42 @@ impl Attempts {
         })
     }
 
+    /// Gets a connection; the client and the timeouts can end the wait.
+    async fn connect(
+        &mut self,
+        exchange: &Exchange,
+        down: &mut Downstream<'_>,
+        host: &Arc<Host>,
+    ) -> Result<Opened, Failure> {
+        let (protocol, needs) = self.needs(exchange, host);
+        let ends_here = self
+            .ends_tunnels
+            .is_some_and(|connect| connect.ends(&exchange.request.method));
+        let pools = &exchange.context.worker().pools;
+        let cluster = &self.cluster;
+        let mut acquire = std::pin::pin!(async {
+            if ends_here {
+                let (stream, facts) = pools.connect(cluster, host, &needs).await?;
+                return Ok(Opened::Raw(Box::new((stream, facts))));
+            }
+            let lease = pools.acquire(cluster, host, protocol, &needs).await;
+            lease.map(Opened::Lease)
+        });
+        let timeouts = &mut self.timeouts;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = acquire.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(Failure::Connect));
+            }
+            if down.body_finished()
+                && let Poll::Ready(error) = down.poll_gone(cx)
+            {
+                return Poll::Ready(Err(Failure::Client(error)));
+            }
+            timeouts.poll(cx, down.body_finished()).map(Err)
+        })
+        .await
+    }
+
     /// Counts a failed attempt against cluster and host.
     fn blame(&self, host: &Host, failure: &Failure) {
         let stats = &self.cluster.stats;
@@ -356,158 +437,21 @@ impl Attempts {
             }
             Failure::Timeout | Failure::Idle { .. } | Failure::MaxDuration { .. } => {
                 stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
+                self.counted.count(Event::Timeout);
                 host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
                 Outcome::Timeout
             }
-            Failure::PerTryTimeout => {
-                stats.rq_per_try_timeout.fetch_add(1, Ordering::Relaxed);
+            Failure::PerTryTimeout { idle } => {
+                let counter = if *idle {
+                    &stats.rq_per_try_idle_timeout
+                } else {
+                    &stats.rq_per_try_timeout
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
                 Outcome::Timeout
             }
         };
         self.cluster.report(host, outcome);
-    }
-
-    /// The wait before another attempt; `None` when this response is the answer.
-    fn retry_response(
-        &mut self,
-        exchange: &mut Exchange,
-        start: &ResponseStart,
-    ) -> Option<Duration> {
-        let policy = self.policy.clone()?;
-        if !policy.retries_response(&self.extra, start.status.as_u16(), &start.headers) {
-            if exchange.attempts > 1 {
-                self.cluster
-                    .stats
-                    .rq_retry_success
-                    .fetch_add(1, Ordering::Relaxed);
-            }
-            return None;
-        }
-        let asked = policy.asked_back_off(&start.headers, crate::logs::now(), fastrand::u64(..));
-        self.admit_retry(exchange, &policy, asked)
-    }
-
-    fn retry_failure(&mut self, exchange: &mut Exchange, failure: &Failure) -> Option<Duration> {
-        let policy = self.policy.clone()?;
-        self.timed_out = matches!(failure, Failure::PerTryTimeout);
-        let kind = match failure {
-            Failure::Connect(ConnectError::Overflow) => AttemptFailure::Overflow,
-            Failure::Connect(_) => AttemptFailure::Connect,
-            Failure::Stream {
-                error: StreamError::Refused,
-                ..
-            } => AttemptFailure::RefusedStream,
-            Failure::Stream { request_sent, .. } => AttemptFailure::Reset {
-                request_sent: *request_sent,
-            },
-            Failure::PerTryTimeout => AttemptFailure::PerTryTimeout,
-            Failure::Client(_)
-            | Failure::NoHost
-            | Failure::Timeout
-            | Failure::Idle { .. }
-            | Failure::MaxDuration { .. }
-            | Failure::Late => {
-                return None;
-            }
-        };
-        if !policy.retries_failure(&self.extra, kind) {
-            return None;
-        }
-        self.admit_retry(exchange, &policy, None)
-    }
-
-    fn admit_retry(
-        &mut self,
-        exchange: &mut Exchange,
-        policy: &RetryPolicy,
-        asked: Option<Duration>,
-    ) -> Option<Duration> {
-        if !self.body.can_rewind() {
-            return None;
-        }
-        let most = self
-            .extra
-            .max_retries
-            .map_or(policy.num_retries, |max| max.min(policy.num_retries));
-        if exchange.attempts > most {
-            exchange
-                .flags
-                .add(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-            self.cluster
-                .stats
-                .rq_retry_limit
-                .fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        self.retry = None;
-        self.retry = self.cluster.breaker(self.high_priority).admit_retry();
-        if self.retry.is_none() {
-            exchange.flags.add(ResponseFlags::UPSTREAM_OVERFLOW);
-            self.cluster
-                .stats
-                .rq_retry_overflow
-                .fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        self.cluster.stats.rq_retry.fetch_add(1, Ordering::Relaxed);
-        Some(asked.unwrap_or_else(|| policy.back_off(exchange.attempts, fastrand::u64(..))))
-    }
-
-    /// Waits before the next attempt; the client and the route's timeout can end the wait.
-    async fn back_off(&mut self, down: &mut Downstream<'_>, wait: Duration) -> Result<(), Failure> {
-        let mut pause = std::pin::pin!(tokio::time::sleep(wait));
-        let timeouts = &mut self.timeouts;
-        timeouts.end_attempt();
-        std::future::poll_fn(|cx| {
-            if pause.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            if down.body_finished()
-                && let Poll::Ready(error) = down.poll_gone(cx)
-            {
-                return Poll::Ready(Err(Failure::Client(error)));
-            }
-            timeouts.poll(cx, down.body_finished()).map(Err)
-        })
-        .await
-    }
-
-    /// The local reply for a failure that is final.
-    fn give_up(&self, exchange: &mut Exchange, failure: Failure) -> Reply {
-        let mut reply = self.final_reply(exchange, failure);
-        if exchange.attempts > 1 {
-            reply.body = failure::after_retries(&reply.body);
-        }
-        // A failure counts as the response that it leads to.
-        let status = reply.status.as_u16();
-        self.cluster.stats.response(status);
-        self.cluster.statuses(exchange.early.internal).add(status);
-        reply
-    }
-
-    fn final_reply(&self, exchange: &mut Exchange, failure: Failure) -> Reply {
-        match failure {
-            Failure::Client(_) | Failure::NoHost => Reply::no_healthy_upstream(),
-            Failure::Connect(ConnectError::Overflow) => Reply::overflow(),
-            Failure::Connect(error) => {
-                exchange.upstream.failure = error.transport_failure().unwrap_or_default();
-                connect_failure(&error)
-            }
-            Failure::Stream { error, .. } => stream_failure(&error),
-            Failure::Timeout => Reply::timeout("response_timeout"),
-            Failure::MaxDuration { request_complete } => max_duration(request_complete),
-            Failure::Late => failure::late(),
-            Failure::PerTryTimeout => Reply::timeout("upstream_per_try_timeout"),
-            Failure::Idle { request_complete } => {
-                let status = if request_complete {
-                    http::StatusCode::GATEWAY_TIMEOUT
-                } else {
-                    http::StatusCode::REQUEST_TIMEOUT
-                };
-                Reply::new(status, "stream timeout", "stream_idle_timeout")
-                    .flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
-            }
-        }
     }
 
     /// Sends the response on and moves both bodies to their ends.
@@ -537,7 +481,7 @@ impl Attempts {
         exchange.upstream.wire = stream.take_wire();
         match ended {
             Ended::Complete => stream.finish(),
-            Ended::Broken | Ended::ClientGone(_) => stream.abort(),
+            Ended::Broken | Ended::ClientGone(_) | Ended::Redirected(_) => stream.abort(),
         }
         ended
     }

@@ -18,7 +18,7 @@ use meltemi_traffic::mutation::{HeaderOp, apply_request};
 use meltemi_traffic::route::Route;
 use meltemi_upstream::clock;
 use meltemi_upstream::cluster::Cluster;
-use meltemi_upstream::exchange::ResponseLength;
+use meltemi_upstream::exchange::{BodyKind, ResponseLength};
 use meltemi_upstream::host::Host;
 use meltemi_upstream::pool::ConnFacts;
 use meltemi_upstream::tls::TlsSession;
@@ -28,8 +28,12 @@ use tokio::time::Instant;
 use super::early::{Early, X_REQUEST_ID};
 use super::exchange::Context;
 use super::filters::Work;
+use super::forward::{Followed, KeptBody};
 use super::request::Request;
 use super::trace::Trace;
+
+/// Details of an exchange whose redirect was followed.
+const FOLLOWED: &str = "internal_redirect";
 
 /// Everything about one exchange.
 #[derive(Debug)]
@@ -56,6 +60,8 @@ pub(crate) struct Exchange {
     pub attempts: u32,
     pub route: Option<Arc<Route>>,
     pub route_name: Str,
+    /// Virtual cluster that counts the request.
+    pub virtual_cluster: Str,
     pub cluster: Option<Arc<Cluster>>,
     /// The cluster's name, also when it does not exist.
     pub cluster_name: Str,
@@ -73,6 +79,8 @@ pub(crate) struct Exchange {
     pub peer: Option<PeerObject>,
     /// The client asked for our metadata.
     pub propagate_metadata: bool,
+    /// Internal redirects that led to this exchange.
+    pub followed: Option<Box<Followed>>,
     /// `set-cookie` that the hash policy asks for.
     pub cookie: Option<String>,
     /// There was no request that could be read: nothing of it is logged.
@@ -138,6 +146,7 @@ impl Exchange {
             attempts: 0,
             route: None,
             route_name: Str::default(),
+            virtual_cluster: Str::default(),
             cluster: None,
             cluster_name: Str::default(),
             host: None,
@@ -148,10 +157,26 @@ impl Exchange {
             trace: None,
             peer: None,
             propagate_metadata: false,
+            followed: None,
             cookie: None,
             refused: false,
             recorded: false,
         }
+    }
+
+    /// Records this exchange and begins that of the redirect which its request has become.
+    pub(crate) fn redirected(mut self, body: KeptBody) -> Self {
+        self.details = FOLLOWED.into();
+        self.record();
+        let request = std::mem::replace(&mut self.request, Request::placeholder());
+        let mut next = Self::new(&self.context, request);
+        next.early = std::mem::take(&mut self.early);
+        next.followed = self.followed.take();
+        next.received = body.pieces.iter().map(|piece| piece.len() as u64).sum();
+        if next.request.body != BodyKind::None {
+            next.work().replay(body);
+        }
+        next
     }
 
     /// What filters left with the exchange, to leave more.
@@ -165,7 +190,9 @@ impl Exchange {
             return;
         }
         // The request is lifted out for the call: formats read the exchange while the request changes.
+        let protocol = self.request.protocol;
         let mut request = std::mem::replace(&mut self.request, Request::placeholder());
+        self.request.protocol = protocol;
         apply_request(ops, &mut request, &self.info());
         self.request = request;
     }
@@ -229,6 +256,7 @@ impl Exchange {
             upstream_failure: &self.upstream.failure,
             attempts: self.attempts,
             route_name: &self.route_name,
+            virtual_cluster: &self.virtual_cluster,
             metadata: Some(&self.metadata),
             grpc_status: self.logged_grpc_status(),
             log_type: "DownstreamEnd",
@@ -310,9 +338,9 @@ impl Exchange {
         let duration = self.elapsed();
         self.times.last_tx.get_or_insert(duration);
         let runtime = self.context.runtime();
-        runtime
-            .stats
-            .ended(self.status.map(|status| status.as_u16()));
+        // A redirect that was followed is no response.
+        let status = self.status.filter(|_| self.details != FOLLOWED);
+        runtime.stats.ended(status.map(|status| status.as_u16()));
         if self.times.upstream_first_rx.is_some() {
             self.times.upstream_last_rx.get_or_insert(duration);
         }

@@ -221,6 +221,11 @@ impl Reply {
         }
     }
 
+    /// What the reply is made of, to be changed.
+    pub(crate) fn parts(&mut self) -> &mut ReplyParts {
+        &mut self.0
+    }
+
     /// Turns the reply into a response: as it is for HTTP, trailers-only for gRPC.
     pub(crate) fn into_response(self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
         let reply = *self.0;
@@ -230,15 +235,21 @@ impl Reply {
                 .grpc_status
                 .unwrap_or_else(|| grpc_status_of(Some(reply.status.as_u16())));
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from(status));
-            if !reply.body.is_empty()
-                && let Ok(message) = HeaderValue::from_str(&percent_encode(&reply.body))
+            headers
+                .entry(GRPC_STATUS)
+                .or_insert_with(|| HeaderValue::from(status));
+            // JSON formats end their line.
+            let text = reply.body.strip_suffix(b"\n").unwrap_or(&reply.body);
+            if !text.is_empty()
+                && let Ok(message) = HeaderValue::from_str(&percent_encode(text))
             {
                 headers.insert(GRPC_MESSAGE, message);
             }
             return (StatusCode::OK, headers, Bytes::new());
         }
-        if !reply.body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
+        if reply.body.is_empty() {
+            headers.remove(CONTENT_TYPE);
+        } else if !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         (reply.status, headers, reply.body)

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
+};
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::headers::{Headers, HeadersMut, RequestHead, RequestHeadMut};
 use meltemi_upstream::exchange::BodyKind;
@@ -87,7 +89,17 @@ impl Request {
     /// From an HTTP/2 head.
     pub(crate) fn from_http2(head: http::request::Parts, end_of_stream: bool, tls: bool) -> Self {
         let mut headers = head.headers;
+        let mut method = head.method;
         join_cookies(&mut headers);
+        let upgrade = head.extensions.get::<h2::ext::Protocol>();
+        if let Some(protocol) = upgrade
+            && let Ok(protocol) = HeaderValue::from_str(protocol.as_str())
+        {
+            // An extended CONNECT (RFC 8441) is what HTTP/1 asks for by Upgrade.
+            method = Method::GET;
+            headers.insert(UPGRADE, protocol);
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
         let host = headers.remove(HOST);
         let authority = match head.uri.authority() {
             Some(authority) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
@@ -96,7 +108,7 @@ impl Request {
                 .unwrap_or_default(),
         };
         let path = match head.uri.path_and_query() {
-            Some(path) if head.method != Method::CONNECT => {
+            Some(path) if method != Method::CONNECT => {
                 Bytes::copy_from_slice(path.as_str().as_bytes())
             }
             _ => Bytes::new(),
@@ -108,7 +120,8 @@ impl Request {
                 .map_or(BodyKind::Stream, BodyKind::Length)
         };
         Self {
-            method: head.method,
+            upgrade: upgrade.is_some(),
+            method,
             https: head
                 .uri
                 .scheme()
@@ -118,7 +131,6 @@ impl Request {
             headers,
             protocol: Protocol::Http2,
             body,
-            upgrade: false,
             absolute: false,
             case: None,
             announced: None,

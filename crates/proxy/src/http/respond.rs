@@ -1,6 +1,7 @@
 //! Sending responses: the fields every response gets, and local replies as a whole.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use super::downstream::{ClientError, Downstream};
 use super::early::X_REQUEST_ID;
 use super::exchange::Ended;
 use super::filters::{self, Head};
+use super::local_reply;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;
@@ -32,7 +34,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) async fn local(
     exchange: &mut Exchange,
     down: &mut Downstream<'_>,
-    reply: Reply,
+    mut reply: Reply,
     idle: &mut IdleTimer,
 ) -> Ended {
     exchange.flags.add(reply.flags);
@@ -46,18 +48,22 @@ pub(crate) async fn local(
         down.close_after();
     }
     let by_filter = reply.by_filter;
+    let applies = |route: &meltemi_traffic::route::Route| {
+        !by_filter || matches!(route.action, meltemi_traffic::route::Action::Forward(_))
+    };
+    if let Some(route) = exchange.route.clone().filter(|route| applies(route)) {
+        change(exchange, &route.response_ops, &mut reply.parts().headers);
+    }
+    let hcm = Arc::clone(exchange.context.hcm());
+    if let Some(config) = &hcm.local_reply {
+        local_reply::rewrite(exchange, config, reply.parts());
+    }
     let (status, mut headers, mut body) = reply.into_response(exchange.grpc);
     let length = if body.is_empty() {
         ResponseLength::Empty
     } else {
         ResponseLength::Known(body.len() as u64)
     };
-    let applies = |route: &meltemi_traffic::route::Route| {
-        !by_filter || matches!(route.action, meltemi_traffic::route::Action::Forward(_))
-    };
-    if let Some(route) = exchange.route.clone().filter(|route| applies(route)) {
-        change(exchange, &route.response_ops, &mut headers);
-    }
     exchange.status = Some(status);
     let mut head = Head {
         status,

@@ -44,17 +44,17 @@ impl Peers {
 }
 
 /// Both connections are there. Without a preamble to wait for, the connection is counted now.
-pub(super) fn open(record: &mut Record, client: &Stream, server: &Stream) {
+pub(super) fn open(record: &mut Record, client: &Stream, server: Option<&Told>) {
     if record.info.chain.network.exchanges().is_some() {
         exchange::stats().opened(client.told().is_some());
     }
     let cluster = record.cluster.as_ref();
     if cluster.is_some_and(|cluster| !cluster.config.filters.is_empty()) {
-        exchange::stats().opened(server.told().is_some());
+        exchange::stats().opened(server.is_some());
     }
     record.peers = Peers {
         awaits_client: client.told().is_some(),
-        awaits_server: server.told().is_some(),
+        awaits_server: server.is_some(),
         open: true,
         ..Peers::default()
     };
@@ -62,10 +62,10 @@ pub(super) fn open(record: &mut Record, client: &Stream, server: &Stream) {
 }
 
 /// Takes what the peers have told since. True when the client just has.
-pub(super) fn listen(record: &mut Record, client: &Stream, server: &Stream) -> bool {
+pub(super) fn listen(record: &mut Record, client: &Stream, server: Option<&Told>) -> bool {
     let mut by_client = false;
     if record.peers.awaits_client
-        && let Some(told) = settled(client)
+        && let Some(told) = settled(client.told())
     {
         record.peers.awaits_client = false;
         record.peers.downstream = read(record, told);
@@ -81,8 +81,8 @@ pub(super) fn listen(record: &mut Record, client: &Stream, server: &Stream) -> b
     by_client
 }
 
-fn settled(stream: &Stream) -> Option<&Told> {
-    stream.told().filter(|told| **told != Told::Nothing)
+fn settled(told: Option<&Told>) -> Option<&Told> {
+    told.filter(|told| **told != Told::Nothing)
 }
 
 fn read(record: &Record, told: &Told) -> Option<PeerObject> {

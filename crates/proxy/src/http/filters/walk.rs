@@ -25,6 +25,7 @@ use meltemi_wire::http1::Piece;
 
 use super::Stop;
 use crate::http::downstream::{ClientError, Downstream};
+use crate::http::forward::KeptBody;
 use crate::http::record::Exchange;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
@@ -60,6 +61,15 @@ struct Ahead {
 impl Work {
     pub(super) fn has_returning(&self) -> bool {
         !self.returning.is_empty()
+    }
+
+    /// What another exchange has read of the request's body already.
+    pub(crate) fn replay(&mut self, body: KeptBody) {
+        self.ahead = Ahead {
+            size: body.pieces.iter().map(|piece| piece.len() as u64).sum(),
+            pieces: body.pieces.into(),
+            end: Some(body.trailers),
+        };
     }
 
     /// The next piece that was read ahead.

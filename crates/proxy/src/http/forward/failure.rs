@@ -8,6 +8,9 @@ use meltemi_upstream::exchange::StreamError;
 use crate::http::downstream::ClientError;
 use crate::http::reply::Reply;
 
+/// gRPC's status for a stream that lived too long.
+const DEADLINE_EXCEEDED: u32 = 4;
+
 /// Why an attempt gave no response.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -19,7 +22,10 @@ pub(super) enum Failure {
         request_sent: bool,
     },
     Timeout,
-    PerTryTimeout,
+    /// The attempt took too long, or was silent for too long.
+    PerTryTimeout {
+        idle: bool,
+    },
     MaxDuration {
         request_complete: bool,
     },
@@ -122,9 +128,11 @@ pub(super) fn max_duration(request_complete: bool) -> Reply {
     } else {
         http::StatusCode::REQUEST_TIMEOUT
     };
-    Reply::new(
+    let mut reply = Reply::new(
         status,
         "downstream duration timeout",
         "max_duration_timeout",
-    )
+    );
+    reply.grpc_status = Some(DEADLINE_EXCEEDED);
+    reply
 }

@@ -3,9 +3,10 @@
 //! A copy never slows its original down: when its own upstream does not keep up, the copy is given up.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 use meltemi_traffic::access::Protocol;
 use meltemi_traffic::cluster::UpstreamProtocol;
 use meltemi_traffic::route::{ClusterName, Forward, Mirror};
@@ -17,6 +18,7 @@ use meltemi_wire::http1::Piece;
 use meltemi_wire::http1::head::HeadLimits;
 use tokio::sync::mpsc;
 
+use crate::http::early;
 use crate::http::record::Exchange;
 use crate::http::request::Request;
 use crate::worker::Worker;
@@ -42,8 +44,9 @@ pub(super) fn start(exchange: &Exchange, forward: &Forward) -> Vec<mpsc::Sender<
         }
         let name = match &mirror.cluster {
             ClusterName::Name(name) => name.to_string(),
-            ClusterName::Header(header) => {
-                exchange.request.text(header).unwrap_or_default().to_owned()
+            ClusterName::Header(field) => {
+                let value = field.first(&exchange.request).unwrap_or_default();
+                String::from_utf8_lossy(value).into_owned()
             }
         };
         let worker = exchange.context.worker();
@@ -70,12 +73,16 @@ fn copy_of(request: &Request, mirror: &Mirror) -> Request {
         None if mirror.shadow_suffix => shadowed(&request.authority),
         None => request.authority.clone(),
     };
+    // A copy comes from the proxy itself.
+    let mut headers = request.headers.clone();
+    headers.insert(early::X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    early::append_xff(&mut headers, early::own_address());
     Request {
         method: request.method.clone(),
         https: request.https,
         authority,
         path: request.path.clone(),
-        headers: request.headers.clone(),
+        headers,
         protocol: request.protocol,
         body: request.body,
         upgrade: false,
@@ -110,6 +117,7 @@ async fn send(
         .acquire(cluster, &host, protocol, &ConnectionNeeds::default())
         .await
         .ok()?;
+    cluster.stats.rq_total.fetch_add(1, Ordering::Relaxed);
     let outgoing = Outgoing {
         method: &request.method,
         https: request.https,
@@ -147,12 +155,15 @@ async fn send(
     std::future::poll_fn(|cx| stream.poll_flush(cx))
         .await
         .ok()?;
-    while std::future::poll_fn(|cx| stream.poll_response(cx))
-        .await
-        .ok()?
-        .status
-        .is_informational()
-    {}
+    let status = loop {
+        let start = std::future::poll_fn(|cx| stream.poll_response(cx)).await;
+        let status = start.ok()?.status;
+        if !status.is_informational() {
+            break status.as_u16();
+        }
+    };
+    cluster.stats.response(status);
+    cluster.statuses(true).add(status);
     while let Piece::Data(_) = std::future::poll_fn(|cx| stream.poll_body(cx)).await.ok()? {}
     stream.finish();
     Some(())

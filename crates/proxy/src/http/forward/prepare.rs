@@ -12,7 +12,6 @@ use crate::http::request::Request;
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// Another path, and what it was.
 pub(crate) fn replace_path(request: &mut Request, path: Vec<u8>, shows_original: bool) {
@@ -20,6 +19,30 @@ pub(crate) fn replace_path(request: &mut Request, path: Vec<u8>, shows_original:
         request.headers.insert(ORIGINAL_PATH, original);
     }
     request.path = path.into();
+}
+
+/// Another host, and what it was.
+pub(super) fn replace_host(
+    request: &mut Request,
+    host: &[u8],
+    appends_original: bool,
+    shows_original: bool,
+) {
+    if appends_original {
+        let all = match request.headers.get(FORWARDED_HOST) {
+            Some(have) => [have.as_bytes(), b",", &request.authority].concat(),
+            None => request.authority.to_vec(),
+        };
+        if let Ok(all) = HeaderValue::from_bytes(&all) {
+            request.headers.insert(FORWARDED_HOST, all);
+        }
+    }
+    if shows_original
+        && let Ok(original) = HeaderValue::from_maybe_shared(request.authority.clone())
+    {
+        request.headers.insert(ORIGINAL_HOST, original);
+    }
+    request.set_authority(host);
 }
 
 /// Header changes, rewrites and control headers, once for all attempts.
@@ -32,21 +55,11 @@ pub(super) fn prepare(
     plan.change_request(exchange);
     let suppress = exchange.context.runtime().suppress_envoy_headers;
     let request = &mut exchange.request;
-    let host = match plan.entry().and_then(|entry| entry.host_rewrite.as_ref()) {
-        Some(host) => Some(host.as_bytes().to_vec()),
-        None => forward.host_rewrite.apply(request, None),
-    };
-    if let Some(host) = host {
-        if forward.append_forwarded_host
-            && let Ok(original) = HeaderValue::from_maybe_shared(request.authority.clone())
-        {
-            request.headers.append(FORWARDED_HOST, original);
-        }
-        if !suppress && let Ok(original) = HeaderValue::from_maybe_shared(request.authority.clone())
-        {
-            request.headers.insert(ORIGINAL_HOST, original);
-        }
-        request.set_authority(&host);
+    if let Some(host) = plan.entry().and_then(|entry| entry.host_rewrite.as_ref()) {
+        request.set_authority(host.as_bytes());
+    }
+    if let Some(host) = forward.host_rewrite.apply(request, None) {
+        replace_host(request, &host, forward.append_forwarded_host, !suppress);
     }
     if let Some(path) = forward
         .path_rewrite
@@ -54,9 +67,6 @@ pub(super) fn prepare(
     {
         replace_path(request, path, !suppress);
     }
-    if !suppress && let Some(expected) = timeouts.expected() {
-        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        request.headers.insert(EXPECTED_TIMEOUT, millis.into());
-    }
+    timeouts.tell(&mut request.headers, suppress);
     request.strip_framing();
 }

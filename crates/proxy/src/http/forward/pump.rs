@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use meltemi_traffic::cluster::LbPolicy;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_upstream::exchange::{
     BodyKind, Exchange as Stream, ResponseLength, ResponseStart, StreamError, content_length,
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::Failure;
 use super::mirror::Copied;
+use super::redirect::KeptBody;
 use super::reshape;
 use super::timeouts::Timeouts;
 use crate::http::downstream::{ClientError, Downstream};
@@ -41,6 +43,8 @@ pub(super) struct Sides<'a, 'c> {
 pub(super) struct RequestBody {
     kept: Vec<Bytes>,
     kept_size: u64,
+    /// Too large to keep; not told yet.
+    abandoned: bool,
     keep_limit: u64,
     keeping: bool,
     /// Position in `kept` of what this attempt sends next.
@@ -58,6 +62,7 @@ impl RequestBody {
         Self {
             kept: Vec::new(),
             kept_size: 0,
+            abandoned: false,
             keep_limit,
             keeping,
             next: 0,
@@ -78,9 +83,23 @@ impl RequestBody {
         self.sent_end = false;
     }
 
+    /// Whether it has become too large to be kept since the last call.
+    pub(super) fn take_abandoned(&mut self) -> bool {
+        std::mem::take(&mut self.abandoned)
+    }
+
     /// Nothing that was read is lost.
     pub(super) fn can_rewind(&self) -> bool {
         self.keeping
+    }
+
+    /// The whole body, when it has come and nothing of it is lost.
+    pub(super) fn again(&self) -> Option<KeptBody> {
+        let trailers = self.ended.clone().filter(|_| self.keeping)?;
+        Some(KeptBody {
+            pieces: self.kept.clone(),
+            trailers,
+        })
     }
 
     /// No further attempt: what is kept and sent can go.
@@ -102,6 +121,7 @@ impl RequestBody {
         if self.kept_size > self.keep_limit {
             // Too large to repeat: this attempt is the last.
             self.keeping = false;
+            self.abandoned = true;
             self.kept.clear();
             self.next = 0;
         } else {
@@ -142,6 +162,7 @@ pub(super) async fn until_head(
     idle: &mut IdleTimer,
 ) -> Waited {
     let mut write_error: Option<StreamError> = None;
+    let mut sent = 0;
     std::future::poll_fn(|cx| {
         if write_error.is_none() {
             match poll_request(cx, sides, body, idle) {
@@ -182,6 +203,10 @@ pub(super) async fn until_head(
                 error,
                 request_sent: true,
             });
+        }
+        let now = sides.exchange.received;
+        if std::mem::replace(&mut sent, now) != now {
+            timeouts.touch();
         }
         let complete = body.is_sent() || body.tunnel;
         if complete && let Poll::Ready(error) = sides.down.poll_gone(cx) {
@@ -358,6 +383,7 @@ pub(super) fn send_head(
         headers.insert(ATTEMPT_COUNT, exchange.attempts.into());
     }
     if let Some(cookie) = exchange.cookie.take()
+        && hashes(exchange, plan)
         && let Ok(cookie) = HeaderValue::from_str(&cookie)
     {
         headers.append(SET_COOKIE, cookie);
@@ -392,6 +418,17 @@ fn decimal(millis: u128) -> HeaderValue {
     }
 }
 
+/// Whether anything asked for the request's hash; a cookie that nobody needed is not set.
+fn hashes(exchange: &Exchange, plan: &Plan) -> bool {
+    let by_cluster = exchange.cluster.as_ref().is_some_and(|cluster| {
+        matches!(
+            cluster.config.lb,
+            LbPolicy::RingHash(_) | LbPolicy::Maglev(_)
+        )
+    });
+    by_cluster || plan.chooses_by_hash()
+}
+
 /// Moves both bodies until the response is complete (a tunnel: both directions).
 pub(super) async fn both(
     sides: &mut Sides<'_, '_>,
@@ -410,6 +447,7 @@ pub(super) async fn both(
     }
     let mut response_done = false;
     let mut request_done = false;
+    let mut moved = (0, 0);
     std::future::poll_fn(|cx| {
         if !request_done {
             match poll_request(cx, sides, body, idle) {
@@ -428,7 +466,9 @@ pub(super) async fn both(
         }
         match poll_response(cx, sides, &mut response_done, idle) {
             Poll::Ready(Some(ended)) => return Poll::Ready(ended),
-            Poll::Ready(None) if request_done || !tunnel => return Poll::Ready(Ended::Complete),
+            Poll::Ready(None) if request_done || !tunnel || sides.stream.is_raw() => {
+                return Poll::Ready(Ended::Complete);
+            }
             Poll::Pending if sides.down.defers() => return Poll::Pending,
             Poll::Ready(None) | Poll::Pending => {}
         }
@@ -438,14 +478,12 @@ pub(super) async fn both(
         {
             return Poll::Ready(Ended::ClientGone(error));
         }
+        let now = (sides.exchange.received, sides.exchange.sent);
+        if std::mem::replace(&mut moved, now) != now {
+            timeouts.touch();
+        }
         if !tunnel && let Poll::Ready(failure) = timeouts.poll(cx, request_done) {
-            if matches!(failure, Failure::MaxDuration { .. }) {
-                sides.exchange.details = "max_duration_timeout".into();
-            } else {
-                let flag = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
-                sides.exchange.flags.add(flag);
-                sides.exchange.details = "response_timeout".into();
-            }
+            late(sides.exchange, &failure);
             return Poll::Ready(Ended::Broken);
         }
         match idle.poll(cx) {
@@ -517,6 +555,18 @@ pub(super) fn end_response(
         sides.exchange.trailers.clone_from(&trailers);
     }
     sides.down.send_end(trailers)
+}
+
+/// Time is up after the head was sent.
+fn late(exchange: &mut Exchange, failure: &Failure) {
+    exchange.details = match failure {
+        Failure::MaxDuration { .. } => "max_duration_timeout".into(),
+        Failure::PerTryTimeout { .. } => "upstream_per_try_idle_timeout".into(),
+        _ => "response_timeout".into(),
+    };
+    if !matches!(failure, Failure::MaxDuration { .. }) {
+        exchange.flags.add(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+    }
 }
 
 /// The upstream broke off after its head.

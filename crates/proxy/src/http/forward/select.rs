@@ -61,18 +61,25 @@ impl Attempts {
                     .as_ref()
                     .filter(|policy| policy.avoid_previous_hosts);
                 let attempts = avoids.map_or(0, |policy| policy.host_selection_attempts);
+                self.leave_priorities();
                 let criteria = criteria(exchange, plan);
                 let pick = Pick {
                     hash: plan.hash,
                     avoid: &self.tried,
                     attempts,
                     criteria: &criteria,
+                    avoid_priorities: &self.left_priorities,
                     wanted: self.wanted(exchange),
                     ..Pick::default()
                 };
                 exchange.context.worker().pools.pick(&self.cluster, &pick)
             }
         };
+        if let Some(host) = &found
+            && self.leaves_priorities().is_some()
+        {
+            self.tried_priorities.push(host.priority);
+        }
         found.ok_or_else(|| {
             self.cluster
                 .stats
@@ -80,6 +87,29 @@ impl Attempts {
                 .fetch_add(1, Ordering::Relaxed);
             Failure::NoHost
         })
+    }
+
+    /// After how many attempts their priorities are left.
+    fn leaves_priorities(&self) -> Option<u32> {
+        self.policy.as_ref()?.avoid_previous_priorities
+    }
+
+    /// After every so many attempts their priorities are left, unless no other has a host that may be used
+    /// (`envoy.retry_priorities.previous_priorities`).
+    fn leave_priorities(&mut self) {
+        let Some(frequency) = self.leaves_priorities() else {
+            return;
+        };
+        if self.tried_priorities.len() < frequency as usize {
+            return;
+        }
+        self.left_priorities.append(&mut self.tried_priorities);
+        let hosts = self.cluster.hosts.load();
+        let is_left = |host: &Host| self.left_priorities.contains(&host.priority);
+        let mut usable = hosts.all().iter().filter(|host| host.is_available());
+        if usable.all(|host| is_left(host)) {
+            self.left_priorities.clear();
+        }
     }
 
     /// The host that the request asks for, where the cluster lets it.

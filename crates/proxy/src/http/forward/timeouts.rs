@@ -4,8 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName};
-use meltemi_traffic::retry::RetryPolicy;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use meltemi_traffic::route::Forward;
 use tokio::time::{Instant, Sleep};
 
@@ -14,12 +13,22 @@ use crate::http::record::Exchange;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const UPSTREAM_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+const PER_TRY_TIMEOUT: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// A `grpc-timeout` has up to eight digits.
+const MOST_GRPC_UNITS: u128 = 99_999_999;
 
 /// The route's timeout and the attempt's.
 #[derive(Debug)]
 pub(super) struct Timeouts {
     global: Option<Duration>,
     per_try: Option<Duration>,
+    /// Without a byte of an attempt.
+    per_try_idle: Option<Duration>,
+    idle_at: Option<Instant>,
+    /// A gRPC upstream is told in its own header too.
+    tells_grpc: bool,
     global_at: Option<Instant>,
     attempt_at: Option<Instant>,
     /// The stream itself may not live longer.
@@ -34,6 +43,7 @@ pub(super) struct Timeouts {
 enum Limit {
     Global,
     Attempt,
+    AttemptIdle,
     Stream,
     Arrival,
 }
@@ -41,21 +51,19 @@ enum Limit {
 impl Timeouts {
     /// What the route asks for this request.
     pub(super) fn new(exchange: &mut Exchange, forward: &Forward) -> Self {
-        let global = effective(exchange, forward);
-        let per_try = forward
-            .retry
-            .as_ref()
-            .and_then(|policy| policy.per_try_timeout);
-        let per_try = per_try.filter(|per_try| global.is_none_or(|global| *per_try < global));
-        let longest = forward
-            .max_stream_duration
-            .unwrap_or(exchange.context.hcm().max_stream_duration);
-        let stream_at = longest
-            .filter(|longest| !longest.is_zero())
-            .map(|longest| exchange.clock + longest);
+        let global = for_all(exchange, forward);
+        let policy = forward.retry.as_ref();
+        let own = take_millis(exchange, &PER_TRY_TIMEOUT);
+        let per_try = own.or_else(|| policy.and_then(|policy| policy.per_try_timeout));
+        let per_try = per_try
+            .filter(|per_try| !per_try.is_zero() && global.is_none_or(|global| *per_try < global));
+        let stream_at = for_stream(exchange, forward).map(|longest| exchange.clock + longest);
         Self {
             global,
             per_try,
+            per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
+            idle_at: None,
+            tells_grpc: exchange.grpc && forward.max_grpc_timeout.is_some(),
             global_at: None,
             attempt_at: None,
             stream_at,
@@ -68,20 +76,46 @@ impl Timeouts {
         }
     }
 
-    /// What the upstream is told; `None` when nothing limits it.
-    pub(super) fn expected(&self) -> Option<Duration> {
-        match (self.global, self.per_try) {
-            (Some(global), Some(per_try)) => Some(global.min(per_try)),
-            (global, per_try) => global.or(per_try),
+    /// Tells the upstream how long it has; nothing when nothing limits it.
+    pub(super) fn tell(&self, headers: &mut HeaderMap, suppress: bool) {
+        let Some(longest) = self.per_try.or(self.global) else {
+            return;
+        };
+        // Out of time, but 0 would be no limit.
+        let left = self.global_at.map_or(self.global, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            Some(left.max(Duration::from_millis(1)))
+        });
+        let expected = left.map_or(longest, |left| left.min(longest));
+        if !suppress {
+            let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(EXPECTED_TIMEOUT, millis.into());
+        }
+        if self.tells_grpc {
+            headers.insert(GRPC_TIMEOUT, grpc_timeout(expected));
         }
     }
 
     /// The attempt's time begins.
-    pub(super) fn start_attempt(&mut self, policy: Option<&RetryPolicy>) {
-        self.attempt_at = policy.and(self.per_try).map(|limit| Instant::now() + limit);
+    pub(super) fn start_attempt(&mut self) {
+        self.attempt_at = self.per_try.map(|limit| Instant::now() + limit);
+        self.touch();
     }
 
-    /// The attempt's time ends.
+    /// Something of the attempt has come.
+    pub(super) fn touch(&mut self) {
+        if let Some(limit) = self.per_try_idle {
+            self.idle_at = Some(Instant::now() + limit);
+        }
+    }
+
+    /// No attempt runs.
+    pub(super) fn pause(&mut self) {
+        self.attempt_at = None;
+        self.idle_at = None;
+    }
+
+    /// The attempt's time ends; its response may still idle too long.
     pub(super) fn end_attempt(&mut self) {
         self.attempt_at = None;
     }
@@ -94,6 +128,7 @@ impl Timeouts {
         let all = [
             (self.global_at, Limit::Global),
             (self.attempt_at, Limit::Attempt),
+            (self.idle_at, Limit::AttemptIdle),
             (self.stream_at, Limit::Stream),
             (
                 self.arrival_at.filter(|_| !request_complete),
@@ -113,7 +148,8 @@ impl Timeouts {
         match &mut self.sleep {
             Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| match limit {
                 Limit::Global => Failure::Timeout,
-                Limit::Attempt => Failure::PerTryTimeout,
+                Limit::Attempt => Failure::PerTryTimeout { idle: false },
+                Limit::AttemptIdle => Failure::PerTryTimeout { idle: true },
                 Limit::Stream => Failure::MaxDuration { request_complete },
                 Limit::Arrival => Failure::Late,
             }),
@@ -122,42 +158,84 @@ impl Timeouts {
     }
 }
 
-fn effective(exchange: &mut Exchange, forward: &Forward) -> Option<Duration> {
-    let mut timeout = forward.timeout;
-    if exchange.grpc {
-        let asked = exchange
-            .request
-            .text(&GRPC_TIMEOUT)
-            .and_then(parse_grpc_timeout);
-        if let Some(cap) = forward.max_grpc_timeout {
-            let asked = asked
-                .map(|asked| asked.saturating_sub(forward.grpc_timeout_offset.unwrap_or_default()));
-            timeout = match (asked, cap) {
+/// The time for the whole response. A route with `max_stream_duration` has none but that of the request itself.
+fn for_all(exchange: &mut Exchange, forward: &Forward) -> Option<Duration> {
+    let caps_stream =
+        forward.max_stream_duration.is_some() || forward.grpc_timeout_header_max.is_some();
+    let of_route = match forward.max_grpc_timeout {
+        _ if caps_stream => None,
+        Some(cap) if exchange.grpc => {
+            let asked = asked_by_grpc(exchange).filter(|asked| !asked.is_zero());
+            let offset = forward.grpc_timeout_offset.unwrap_or_default();
+            let asked = asked.map(|asked| {
+                if offset < asked {
+                    asked - offset
+                } else {
+                    asked
+                }
+            });
+            match (asked, cap.filter(|cap| !cap.is_zero())) {
                 (Some(asked), Some(cap)) => Some(asked.min(cap)),
                 (asked, cap) => asked.or(cap),
-            };
+            }
         }
-        if let (Some(asked), Some(cap)) = (asked, forward.grpc_timeout_header_max) {
-            let asked =
-                asked.saturating_sub(forward.grpc_timeout_header_offset.unwrap_or_default());
-            timeout = Some(cap.map_or(asked, |cap| asked.min(cap)));
+        _ => forward.timeout,
+    };
+    let own = take_millis(exchange, &UPSTREAM_TIMEOUT);
+    own.or(of_route).filter(|timeout| !timeout.is_zero())
+}
+
+/// Milliseconds in a control header, which goes no further. Only internal requests still have any.
+fn take_millis(exchange: &mut Exchange, name: &HeaderName) -> Option<Duration> {
+    if !exchange.early.internal {
+        return None;
+    }
+    let value = exchange.request.headers.remove(name)?;
+    let millis = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+fn asked_by_grpc(exchange: &Exchange) -> Option<Duration> {
+    let text = exchange.request.text(&GRPC_TIMEOUT)?;
+    parse_grpc_timeout(text)
+}
+
+/// How long the stream may live: by the `grpc-timeout` of the request where the route honours it, else by route or
+/// connection manager.
+fn for_stream(exchange: &mut Exchange, forward: &Forward) -> Option<Duration> {
+    let asked = forward
+        .grpc_timeout_header_max
+        .and_then(|cap| Some((asked_by_grpc(exchange)?, cap)));
+    let longest = match asked {
+        Some((asked, cap)) => {
+            let cap = cap.filter(|cap| !cap.is_zero());
+            let capped = cap.map_or(asked, |cap| asked.min(cap));
+            let offset = forward.grpc_timeout_header_offset.unwrap_or_default();
+            Some(capped.saturating_sub(offset))
         }
-    }
-    // A filter may have added it; to look at the names costs less than to hash this one.
-    let asks = |headers: &HeaderMap| headers.keys().any(|name| *name == UPSTREAM_TIMEOUT);
-    if !asks(&exchange.request.headers) {
-        return timeout.filter(|timeout| !timeout.is_zero());
-    }
-    if exchange.early.internal
-        && let Some(millis) = exchange
-            .request
-            .text(&UPSTREAM_TIMEOUT)
-            .and_then(|text| text.trim().parse().ok())
+        None => forward
+            .max_stream_duration
+            .unwrap_or(exchange.context.hcm().max_stream_duration)
+            .filter(|longest| !longest.is_zero()),
+    };
+    if exchange.grpc
+        && let Some(longest) = longest
     {
-        timeout = Some(Duration::from_millis(millis));
+        let headers = &mut exchange.request.headers;
+        headers.insert(GRPC_TIMEOUT, grpc_timeout(longest));
     }
-    exchange.request.headers.remove(UPSTREAM_TIMEOUT);
-    timeout.filter(|timeout| !timeout.is_zero())
+    longest
+}
+
+/// Milliseconds, or seconds where eight digits do not hold them.
+fn grpc_timeout(timeout: Duration) -> HeaderValue {
+    let millis = timeout.as_millis();
+    let text = if millis <= MOST_GRPC_UNITS {
+        format!("{millis}m")
+    } else {
+        format!("{}S", (millis / 1000).min(MOST_GRPC_UNITS))
+    };
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("99999999S"))
 }
 
 /// `grpc-timeout`: up to eight digits and a unit.
