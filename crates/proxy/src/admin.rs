@@ -10,6 +10,7 @@ mod text;
 
 pub(crate) use dump::{Dump, Kind as DumpKind};
 pub(crate) use server::{Answer, listen};
+pub(crate) use stats::keep_histograms;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use std::sync::atomic::Ordering;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::drain::Scope;
 use crate::state::{Drain, Shared};
 
 const HELP: &str = "admin commands are:
@@ -110,7 +112,7 @@ fn change(shared: &Arc<Shared>, path: &str, query: &str) -> Answer {
             shared.set_drain(Drain::Graceful);
             shared.quit.notify_one();
         }
-        "/drain_listeners" => shared.set_drain(Drain::Graceful),
+        "/drain_listeners" => drain_listeners(shared, query),
         "/healthcheck/fail" => shared.health_failed.store(true, Ordering::Relaxed),
         "/healthcheck/ok" => shared.health_failed.store(false, Ordering::Relaxed),
         // Files are opened for each batch of lines: what waits goes to the old one, what comes to the new one.
@@ -119,6 +121,22 @@ fn change(shared: &Arc<Shared>, path: &str, query: &str) -> Answer {
         _ => {}
     }
     Answer::text(StatusCode::OK, "OK\n")
+}
+
+/// Stops accepting, at once or after a drain sequence.
+fn drain_listeners(shared: &Arc<Shared>, query: &str) {
+    let asked = |name| parameter(query, name).is_some();
+    let scope = if asked("inboundonly") {
+        Scope::Inbound
+    } else {
+        Scope::All
+    };
+    if !asked("graceful") && !asked("skip_exit") {
+        return shared.listeners.close(scope);
+    }
+    if shared.sequences.begin(scope) && !asked("skip_exit") {
+        shared.sequences.stop_afterwards(scope);
+    }
 }
 
 /// The raw value of a query parameter; empty when it has none.

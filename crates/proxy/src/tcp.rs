@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -13,7 +13,7 @@ use meltemi_telemetry::istio::{
     Labels, Protocol, Reporter, Service, ServiceFacts, TcpConnection, WorkloadMetadata,
 };
 use meltemi_traffic::Str;
-use meltemi_traffic::access::StreamInfo;
+use meltemi_traffic::access::{AccessLog, StreamInfo};
 use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
@@ -33,7 +33,8 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
-use crate::idle::IdleTimer;
+use crate::idle::{IdleTimer, Ticker};
+use crate::stats::TcpStats;
 
 /// Copy buffers start small, for connections that say little, and grow with the traffic.
 const SMALL_BUFFER: usize = 4 * 1024;
@@ -66,8 +67,29 @@ struct Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(stats) = &self.info.chain.tcp {
+            stats.received.fetch_add(self.bytes.0, Ordering::Relaxed);
+            stats.sent.fetch_add(self.bytes.1, Ordering::Relaxed);
+        }
         let of_listener = &self.info.listener.config.access_log;
-        if self.proxy.access_log.is_empty() && of_listener.is_empty() {
+        self.log("TcpConnectionEnd", &[&self.proxy.access_log, of_listener]);
+    }
+}
+
+impl Record {
+    fn count(&self, counter: impl FnOnce(&TcpStats) -> &AtomicU64) {
+        if let Some(stats) = &self.info.chain.tcp {
+            crate::stats::count(counter(stats));
+        }
+    }
+
+    /// Writes an entry before the connection's end; the listener's logs have none of these.
+    fn log_early(&self, log_type: &'static str) {
+        self.log(log_type, &[&self.proxy.access_log]);
+    }
+
+    fn log(&self, log_type: &'static str, lists: &[&Vec<AccessLog>]) {
+        if lists.iter().all(|logs| logs.is_empty()) {
             return;
         }
         let stream_id = crate::http::new_request_id();
@@ -88,7 +110,7 @@ impl Drop for Record {
             upstream_failure: &self.failure,
             upstream_local: self.local,
             attempts: self.attempts,
-            log_type: "TcpConnectionEnd",
+            log_type,
             ..StreamInfo::default()
         };
         self.info.describe(&mut info);
@@ -110,8 +132,7 @@ impl Drop for Record {
             info.upstream_tls.local = session.local.as_deref();
         }
         let shared = &self.info.worker.shared;
-        let listener = &self.info.listener.config.access_log;
-        for logs in [&self.proxy.access_log, listener] {
+        for logs in lists {
             if !logs.is_empty() {
                 shared
                     .logs
@@ -119,9 +140,7 @@ impl Drop for Record {
             }
         }
     }
-}
 
-impl Record {
     fn new(info: &Rc<ConnInfo>, proxy: &Arc<TcpProxy>) -> Self {
         let target = proxy.target(fastrand::u64(..));
         let filters = &info.chain.config.filters;
@@ -160,6 +179,7 @@ impl Record {
 /// Serves one connection.
 pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stream) {
     let mut record = Record::new(&info, &proxy);
+    record.count(|stats| &stats.cx_total);
     let _room = match info.chain.network.open() {
         Ok(room) => room,
         Err(refused) => {
@@ -176,6 +196,9 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
     record.session.clone_from(&facts.session);
     record.peer.clone_from(&facts.peer);
     record.counted = count(&record, &facts);
+    if proxy.log_on_connected {
+        record.log_early("TcpUpstreamConnected");
+    }
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
     let closes = record
@@ -197,6 +220,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stre
         Some(limit) => {
             if tokio::time::timeout(limit, copied).await.is_err() {
                 record.flags.add(ResponseFlags::DURATION_TIMEOUT);
+                record.count(|stats| &stats.max_duration);
             }
         }
         None => copied.await,
@@ -229,6 +253,7 @@ async fn connect(record: &mut Record) -> Option<(Stream, ConnFacts)> {
     let worker = Rc::clone(&record.info.worker);
     let Some(cluster) = worker.shared.clusters.get(&record.cluster_name) else {
         record.flags.add(ResponseFlags::NO_CLUSTER_FOUND);
+        record.count(|stats| &stats.no_route);
         return None;
     };
     record.cluster = Some(Arc::clone(&cluster));
@@ -485,6 +510,7 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
         Gate::Open
     };
     let mut delay = None;
+    let mut periodic = Ticker::new(record.proxy.log_interval);
     std::future::poll_fn(|cx| {
         let mut sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
         while gate == Gate::Waiting {
@@ -507,6 +533,9 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
             counted.sent(down.bytes - record.bytes.1);
         }
         record.bytes = (up.bytes, down.bytes);
+        while periodic.ticks(cx) {
+            record.log_early("TcpPeriodic");
+        }
         match (sent, received) {
             (Poll::Ready(Err(_)), _)
             | (_, Poll::Ready(Err(_)))
@@ -515,7 +544,11 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: Stream) {
             }
             _ => {}
         }
-        idle.poll(cx)
+        let idle = idle.poll(cx);
+        if idle.is_ready() {
+            record.count(|stats| &stats.idle_timeout);
+        }
+        idle
     })
     .await;
     if let Some(delay) = delay {

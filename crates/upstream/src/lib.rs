@@ -10,6 +10,7 @@ pub mod balance;
 pub mod breaker;
 pub mod cluster;
 pub mod connect;
+pub mod distribution;
 pub mod exchange;
 pub mod gather;
 pub mod health;

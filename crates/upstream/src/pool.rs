@@ -28,6 +28,7 @@ use crate::balance::Pick;
 use crate::breaker::{Breaker, Gauge};
 use crate::cluster::{Cluster, Transport, next_id};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
+use crate::distribution::Measured;
 use crate::gather::gather;
 use crate::host::Host;
 use crate::http1::Conn;
@@ -85,8 +86,8 @@ pub struct ConnFacts {
     pub session: Option<Arc<TlsSession>>,
     /// The peer's verified identity.
     pub peer: Option<Arc<PeerIdentity>>,
-    /// When it was made.
-    born: Instant,
+    /// Counts it.
+    measured: Measured,
     /// The host's [`drains`](crate::host::HostState::drains) then.
     drains: u32,
     _active: Gauge,
@@ -98,7 +99,9 @@ impl ConnFacts {
     fn is_over(&self, host: &Host, cluster: &Limits, now: impl FnOnce() -> Instant) -> bool {
         host.state.is_removed()
             || host.state.drains() != self.drains
-            || cluster.max_age.is_some_and(|max| now() - self.born >= max)
+            || cluster
+                .max_age
+                .is_some_and(|max| now() - self.measured.born() >= max)
     }
 }
 
@@ -356,13 +359,18 @@ impl Pools {
             transport: host.transport.id,
             needs: needs.clone(),
         };
-        match protocol {
+        let acquired = match protocol {
             UpstreamProtocol::Http2 => self.acquire_http2(cluster, host, key).await,
             UpstreamProtocol::Auto => self.acquire_auto(cluster, host, key).await,
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
                 self.acquire_http1(cluster, host, key).await
             }
+        };
+        if matches!(&acquired, Err(error) if !matches!(error, ConnectError::Overflow)) {
+            let ejected = &cluster.stats.rq_pending_failure_eject;
+            ejected.fetch_add(1, Ordering::Relaxed);
         }
+        acquired
     }
 
     async fn acquire_http1(
@@ -439,6 +447,7 @@ impl Pools {
         let host_active = host.state.cx_active.enter();
         let drains = host.state.drains();
         let transport: &Transport = &host.transport;
+        let began = Instant::now();
         let header = transport
             .proxy_protocol
             .as_deref()
@@ -459,6 +468,7 @@ impl Pools {
         match result {
             Ok(stream) => {
                 cluster.stats.cx_total.fetch_add(1, Ordering::Relaxed);
+                cluster.distributions().connected(began.elapsed());
                 host.state.cx_total.fetch_add(1, Ordering::Relaxed);
                 let peer = stream.tls().and_then(|state| peer_identity(state, true));
                 let facts = ConnFacts {
@@ -473,7 +483,7 @@ impl Pools {
                     local: stream.socket().local_addr(),
                     tls: stream.tls().is_some(),
                     peer: peer.map(Arc::new),
-                    born: Instant::now(),
+                    measured: cluster.measured(),
                     drains,
                     _active: active,
                     _host_active: host_active,
@@ -519,12 +529,15 @@ impl Pools {
         key: Key,
     ) -> Result<Http1Lease, ConnectError> {
         match admit_request(cluster, &key) {
-            Ok(running) => Ok(Http1Lease {
-                pooled,
-                pools: Rc::clone(self),
-                key,
-                _running: running,
-            }),
+            Ok(running) => {
+                pooled.facts.measured.request();
+                Ok(Http1Lease {
+                    pooled,
+                    pools: Rc::clone(self),
+                    key,
+                    _running: running,
+                })
+            }
             Err(error) => {
                 let mut pools = self.http1.borrow_mut();
                 pools.entry(key).or_default().idle.push(pooled);
@@ -673,7 +686,12 @@ fn may_connect(cluster: &Cluster, host: &Host, needs: &ConnectionNeeds) -> bool 
 fn admit_pending(cluster: &Cluster, key: &Key) -> Result<Gauge, ConnectError> {
     let breaker: &Breaker = cluster.breaker(key.needs.high_priority);
     let pending = breaker.pending.admit(breaker.limits.max_pending);
-    pending.ok_or_else(|| overflow(&cluster.stats.rq_pending_overflow))
+    let pending = pending.ok_or_else(|| overflow(&cluster.stats.rq_pending_overflow))?;
+    cluster
+        .stats
+        .rq_pending_total
+        .fetch_add(1, Ordering::Relaxed);
+    Ok(pending)
 }
 
 /// Lets one more request run.
@@ -712,6 +730,7 @@ fn pooled(
     cluster: &Cluster,
     host: &Arc<Host>,
 ) -> Box<Pooled> {
+    cluster.stats.cx_http1.fetch_add(1, Ordering::Relaxed);
     let mut conn = Conn::new(stream);
     conn.set_proper_case(cluster.config.http.http1.proper_case);
     Box::new(Pooled {
@@ -765,6 +784,7 @@ impl Http2Pool {
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| ConnectError::Socket(error.to_string().into()))?;
+        cluster.stats.cx_http2.fetch_add(1, Ordering::Relaxed);
         let conn = Rc::new(Http2Conn {
             send,
             active: Cell::new(0),
@@ -832,6 +852,7 @@ impl Http2Conn {
         let running = admit_request(cluster, key)?;
         self.active.set(self.active.get() + 1);
         self.served.set(self.served.get() + 1);
+        self.facts.measured.request();
         Ok(Http2Lease {
             conn: Rc::clone(self),
             send: self.send.clone(),

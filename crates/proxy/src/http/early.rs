@@ -3,15 +3,18 @@
 //!
 //! Pure decisions on one [`Request`]; the caller sends what comes out.
 
+mod forwarded;
+
 use bytes::Bytes;
 use http::header::{
     CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
     USER_AGENT,
 };
 use http::{Method, StatusCode};
-use meltemi_traffic::access::Protocol;
+use meltemi_traffic::access::{Protocol, StreamInfo};
 use meltemi_traffic::flags::ResponseFlags;
-use meltemi_traffic::hcm::{ConnectionManager, EscapedSlashes, StripPort, Underscores};
+use meltemi_traffic::hcm::{ConnectionManager, EscapedSlashes, SchemeRule, StripPort, Underscores};
+use meltemi_traffic::mutation::apply_request;
 use meltemi_traffic::path;
 use meltemi_traffic::select::without_port;
 use std::net::IpAddr;
@@ -88,9 +91,20 @@ pub(crate) fn process(
         upgrade: upgrade(request),
         ..Early::default()
     };
-    let present = Present::of(&request.headers);
+    let mut present = Present::of(&request.headers);
     remove_hop_by_hop(hcm, request, early.upgrade.is_some(), &present);
-    forwarded(hcm, conn, request, &mut early, &present);
+    if !hcm.early_mutations.is_empty() {
+        let mut info = StreamInfo::default();
+        conn.describe(&mut info);
+        apply_request(&hcm.early_mutations, request, &info);
+        present = Present::of(&request.headers);
+    }
+    forwarded::apply(hcm, conn, request, &mut early, &present)?;
+    if let SchemeRule::Overwrite(https) = hcm.scheme {
+        request.https = https;
+        let proto = HeaderValue::from_static(if https { "https" } else { "http" });
+        request.headers.insert(X_FORWARDED_PROTO, proto);
+    }
     request_id(hcm, request, &mut early);
     xfcc::apply(hcm, conn, &mut request.headers);
     if hcm.add_user_agent {
@@ -381,139 +395,6 @@ fn remove_listed(headers: &mut HeaderMap) {
     }
     headers.remove(KEEP_ALIVE);
     headers.remove(HTTP2_SETTINGS);
-}
-
-fn forwarded(
-    hcm: &ConnectionManager,
-    conn: &ConnInfo,
-    request: &mut Request,
-    early: &mut Early,
-    present: &Present,
-) {
-    let peer = conn.remote.ip();
-    let chain = if present.forwarded_for {
-        last_xff(&request.headers)
-    } else {
-        Vec::new()
-    };
-    let trusted = {
-        let skip = if hcm.use_remote_address {
-            hcm.xff_trusted_hops as usize
-        } else {
-            hcm.xff_trusted_hops as usize + 1
-        };
-        if skip == 0 || !present.forwarded_for {
-            None
-        } else {
-            chain.get(chain.len().wrapping_sub(skip)).copied().flatten()
-        }
-    };
-    early.remote = Some(trusted.unwrap_or(peer));
-    if hcm.use_remote_address && !hcm.skip_xff_append {
-        // The far side could not tell our loopback from its own.
-        let shown = if peer.is_loopback() {
-            own_address()
-        } else {
-            peer
-        };
-        append_xff(&mut request.headers, shown);
-    }
-    let scheme = if conn.tls.is_some() { "https" } else { "http" };
-    let proto = HeaderValue::from_static(scheme);
-    if hcm.use_remote_address && hcm.xff_trusted_hops == 0 {
-        request.headers.insert(X_FORWARDED_PROTO, proto);
-    } else {
-        request.headers.entry(X_FORWARDED_PROTO).or_insert(proto);
-    }
-    if !request.absolute && request.protocol != Protocol::Http2 {
-        request.https = request
-            .headers
-            .get(X_FORWARDED_PROTO)
-            .is_some_and(|value| value == "https");
-    }
-    early.internal = is_internal(hcm, &chain, early.remote);
-    if early.internal {
-        request
-            .headers
-            .insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
-        return;
-    }
-    remove_control(hcm, request, early, present);
-}
-
-/// Control headers are for internal requests; the edge also says who the outside client is.
-fn remove_control(
-    hcm: &ConnectionManager,
-    request: &mut Request,
-    early: &Early,
-    present: &Present,
-) {
-    let edge = hcm.use_remote_address;
-    if present.envoy {
-        request.headers.remove(X_ENVOY_INTERNAL);
-        for name in &CONTROL {
-            request.headers.remove(name);
-        }
-    }
-    if edge {
-        if present.envoy {
-            for name in &EDGE_CONTROL {
-                request.headers.remove(name);
-            }
-        }
-        if let Some(address) = early.remote
-            && let Ok(value) = HeaderValue::from_str(&address.to_string())
-        {
-            request.headers.insert(X_ENVOY_EXTERNAL_ADDRESS, value);
-        }
-        if !hcm.preserve_external_request_id {
-            request.headers.remove(X_REQUEST_ID);
-        }
-    }
-}
-
-fn last_xff(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let values = headers.get_all(X_FORWARDED_FOR);
-    let all = values
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    all.map(|entry| std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok())
-        .collect()
-}
-
-/// The machine's first IPv4 address that is not loopback.
-fn own_address() -> IpAddr {
-    static OWN: std::sync::LazyLock<IpAddr> = std::sync::LazyLock::new(|| {
-        let all = nix::ifaddrs::getifaddrs().ok().into_iter().flatten();
-        all.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
-            .find(|address| !address.is_loopback())
-            .unwrap_or(std::net::Ipv4Addr::LOCALHOST)
-            .into()
-    });
-    *OWN
-}
-
-fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
-    let peer = peer.to_string();
-    let value = match headers.get(X_FORWARDED_FOR) {
-        None => HeaderValue::from_str(&peer),
-        Some(have) => HeaderValue::from_bytes(&[have.as_bytes(), b",", peer.as_bytes()].concat()),
-    };
-    if let Ok(value) = value {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
-}
-
-/// Exactly one address is known, and that one is internal. `chain` is what came in X-Forwarded-For; at the edge the
-/// peer is the one more.
-fn is_internal(hcm: &ConnectionManager, chain: &[Option<IpAddr>], client: Option<IpAddr>) -> bool {
-    let is_single = if hcm.use_remote_address && hcm.xff_trusted_hops == 0 {
-        chain.is_empty()
-    } else {
-        matches!(chain, [Some(_)])
-    };
-    let blocks = &hcm.internal_addresses;
-    is_single && client.is_some_and(|client| blocks.iter().any(|block| block.contains(client)))
 }
 
 fn request_id(hcm: &ConnectionManager, request: &mut Request, early: &mut Early) {

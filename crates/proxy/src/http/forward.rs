@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use meltemi_traffic::flags::ResponseFlags;
+use meltemi_traffic::hcm::SchemeRule;
 use meltemi_traffic::headers::RequestHeadMut;
 use meltemi_traffic::retry::{AttemptFailure, RequestRetry, RetryPolicy};
 use meltemi_traffic::rewrite::HostRewrite;
@@ -132,8 +133,7 @@ fn refuses_websocket(exchange: &Exchange, start: &ResponseStart, stream: &Stream
 /// The cluster, unless the control plane wants this request dropped.
 fn admit(exchange: &Exchange, forward: &Forward) -> Result<Arc<Cluster>, Reply> {
     let Some(cluster) = exchange.cluster.clone() else {
-        let stats = &exchange.context.runtime().stats;
-        stats.no_cluster.fetch_add(1, Ordering::Relaxed);
+        crate::stats::count(&exchange.context.runtime().stats.counters.no_cluster);
         return Err(Reply::no_cluster(forward.cluster_not_found));
     };
     match cluster.hosts.load().overload() {
@@ -322,7 +322,10 @@ impl Attempts {
         let request = &exchange.request;
         let outgoing = Outgoing {
             method: &request.method,
-            https: request.https,
+            https: match exchange.context.hcm().scheme {
+                SchemeRule::MatchUpstream => host.transport.tls.is_some(),
+                SchemeRule::Keep | SchemeRule::Overwrite(_) => request.https,
+            },
             authority: &request.authority,
             path: &request.path,
             headers: &request.headers,
@@ -492,15 +495,7 @@ impl Attempts {
             Failure::MaxDuration { request_complete } => max_duration(request_complete),
             Failure::Late => failure::late(),
             Failure::PerTryTimeout => Reply::timeout("upstream_per_try_timeout"),
-            Failure::Idle { request_complete } => {
-                let status = if request_complete {
-                    http::StatusCode::GATEWAY_TIMEOUT
-                } else {
-                    http::StatusCode::REQUEST_TIMEOUT
-                };
-                Reply::new(status, "stream timeout", "stream_idle_timeout")
-                    .flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
-            }
+            Failure::Idle { request_complete } => Reply::idle(request_complete),
         }
     }
 
@@ -529,6 +524,7 @@ impl Attempts {
         };
         let ended = pump::both(sides, &mut self.body, &mut self.timeouts, idle).await;
         exchange.upstream.wire = stream.take_wire();
+        exchange.upstream.complete = matches!(ended, Ended::Complete);
         match ended {
             Ended::Complete => stream.finish(),
             Ended::Broken | Ended::ClientGone(_) => stream.abort(),

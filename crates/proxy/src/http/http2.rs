@@ -14,6 +14,7 @@ use meltemi_upstream::keepalive::KeepAlive;
 use meltemi_upstream::stream::Rewound;
 use meltemi_wire::frames::FrameLimits;
 
+use super::age::Age;
 use super::downstream::{Downstream, Http2Side};
 use super::early;
 use super::exchange::{self, Context};
@@ -77,12 +78,18 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
     let mut keepalive = KeepAlive::new(connection.ping_pong(), hcm.http2.keepalive);
     let context = Context::new(Rc::clone(&info));
     let mut draining = false;
+    let mut age = Age::new(&hcm, &context.runtime().stats);
+    let mut served: u32 = 0;
     let mut idle = IdleTimer::new(hcm.idle_timeout);
     let streams = Rc::<Streams>::default();
     let mut drain = std::pin::pin!(context.draining());
     loop {
         let accepted = std::future::poll_fn(|cx| {
             if !draining && drain.as_mut().poll(cx).is_ready() {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            if !draining && age.poll_limit(cx).is_ready() {
                 draining = true;
                 connection.graceful_shutdown();
             }
@@ -105,7 +112,8 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
         match accepted {
             Some(Ok((head, respond))) => {
                 idle.touch();
-                if !draining && context.sheds_keepalive() {
+                served = served.saturating_add(1);
+                if !draining && !context.keeps_open(served) {
                     draining = true;
                     connection.graceful_shutdown();
                 }

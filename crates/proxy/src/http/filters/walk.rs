@@ -176,14 +176,8 @@ impl<'w, 'c> Walk<'w, 'c> {
         {
             return Poll::Ready(Stop::ClientGone(error));
         }
-        self.idle.poll(cx).map(|()| {
-            let reply = Reply::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "stream timeout",
-                "stream_idle_timeout",
-            );
-            Stop::Reply(reply.flag(ResponseFlags::STREAM_IDLE_TIMEOUT))
-        })
+        let idle = self.idle.poll(cx);
+        idle.map(|()| Stop::Reply(Reply::idle(false)))
     }
 }
 

@@ -189,6 +189,7 @@ pub(super) async fn until_head(
         if let Poll::Ready(failure) = timeouts.poll(cx, complete) {
             return failed(failure);
         }
+        sides.exchange.poll_log(cx);
         match idle.poll(cx) {
             Poll::Ready(()) => failed(Failure::Idle {
                 request_complete: complete,
@@ -438,6 +439,7 @@ pub(super) async fn both(
             }
             return Poll::Ready(Ended::Broken);
         }
+        sides.exchange.poll_log(cx);
         match idle.poll(cx) {
             Poll::Ready(()) => {
                 sides.exchange.flags.add(ResponseFlags::STREAM_IDLE_TIMEOUT);
