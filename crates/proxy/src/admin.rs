@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode};
+use meltemi_telemetry::LogError;
 use serde_json::{Value, json};
 
 use crate::drain::Scope;
@@ -44,12 +45,18 @@ const HELP: &str = "admin commands are:
   /stats: print server stats (parameters: usedonly, filter, format, type)
   /stats/prometheus: print server stats in prometheus format (parameters: usedonly, filter)
 ";
+const LOGGING: &str = "usage: /logging?<name>=<level> (change single level)
+usage: /logging?paths=name1:level1,name2:level2,... (change multiple levels)
+usage: /logging?level=<level> (change all levels)
+usage: /logging?group=<group_name>:<level> (change group of loggers)
+levels: trace debug info warning error critical off 
+";
 const NO_CONTENTION: &str = "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.";
 const NO_LOOKUPS: &str =
     "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n";
 
 /// Paths that change something.
-const MUTATIONS: [&str; 9] = [
+const MUTATIONS: [&str; 11] = [
     "/drain_listeners",
     "/healthcheck/fail",
     "/healthcheck/ok",
@@ -58,6 +65,8 @@ const MUTATIONS: [&str; 9] = [
     "/reopen_logs",
     "/reset_counters",
     "/runtime_modify",
+    "/stats/recentlookups/clear",
+    "/stats/recentlookups/disable",
     "/stats/recentlookups/enable",
 ];
 
@@ -242,7 +251,16 @@ fn logging(query: &str) -> Answer {
     };
     match handle.admin(query) {
         Ok(listing) => Answer::text(StatusCode::OK, listing),
-        Err(error) => Answer::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Err(error) => {
+            let why = match &error {
+                LogError::Level { .. } => "unknown logger level",
+                LogError::Scope { .. } => "unknown logger name",
+                _ => "invalid argument",
+            };
+            let listing = handle.admin("").unwrap_or_default();
+            let text = format!("error: {why}\n\n{LOGGING}{listing}");
+            Answer::text(StatusCode::BAD_REQUEST, text)
+        }
     }
 }
 

@@ -21,13 +21,6 @@ pub(crate) enum Scope {
     All,
 }
 
-impl Scope {
-    /// Whether a listener of this direction is meant.
-    pub(crate) fn covers(self, direction: Direction) -> bool {
-        self == Self::All || direction == Direction::Inbound
-    }
-}
-
 /// The sequences that were begun; none ends before the process does.
 #[derive(Debug, Default)]
 pub(crate) struct Sequences {

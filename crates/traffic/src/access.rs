@@ -128,7 +128,7 @@ pub struct StreamInfo<'a> {
     pub trace_id: &'a str,
     /// Span id.
     pub span_id: &'a str,
-    /// The request was drawn for tracing; a trace that somebody asked for does not count.
+    /// The request is traced because a service asked for it; nothing else counts.
     pub traced: bool,
     /// The request is a health check that the proxy answered.
     pub health_check: bool,

@@ -392,6 +392,7 @@ impl Pools {
                 }
                 continue;
             };
+            cluster.stats.cx_http1.fetch_add(1, Ordering::Relaxed);
             let (stream, facts) = self.dial(cluster, host, &key.needs).await?;
             let pooled = pooled(stream, facts, slot, cluster, host);
             return self.lend(pooled, cluster, key).map(Lease::Http1);
@@ -448,6 +449,8 @@ impl Pools {
         let drains = host.state.drains();
         let transport: &Transport = &host.transport;
         let began = Instant::now();
+        cluster.stats.cx_total.fetch_add(1, Ordering::Relaxed);
+        host.state.cx_total.fetch_add(1, Ordering::Relaxed);
         let header = transport
             .proxy_protocol
             .as_deref()
@@ -467,9 +470,7 @@ impl Pools {
         .await;
         match result {
             Ok(stream) => {
-                cluster.stats.cx_total.fetch_add(1, Ordering::Relaxed);
                 cluster.distributions().connected(began.elapsed());
-                host.state.cx_total.fetch_add(1, Ordering::Relaxed);
                 let peer = stream.tls().and_then(|state| peer_identity(state, true));
                 let facts = ConnFacts {
                     id: next_id(),
@@ -496,6 +497,8 @@ impl Pools {
                     .cx_connect_fail
                     .fetch_add(1, Ordering::Relaxed);
                 host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+                let ended = &cluster.stats.cx_destroyed;
+                ended.fetch_add(1, Ordering::Relaxed);
                 if matches!(error, ConnectError::Timeout) {
                     cluster
                         .stats
@@ -574,9 +577,11 @@ impl Pools {
             };
             let (stream, facts) = self.dial(cluster, host, &key.needs).await?;
             if stream.alpn() == Some(b"h2") {
+                cluster.stats.cx_http2.fetch_add(1, Ordering::Relaxed);
                 let conn = pool.adopt(stream, facts, slot, cluster, host).await?;
                 return conn.lend(cluster, &key).map(Lease::Http2);
             }
+            cluster.stats.cx_http1.fetch_add(1, Ordering::Relaxed);
             let pooled = pooled(stream, facts, slot, cluster, host);
             return self.lend(pooled, cluster, key).map(Lease::Http1);
         }
@@ -629,6 +634,7 @@ impl Pools {
             pool,
             dialling: &dialling,
         };
+        cluster.stats.cx_http2.fetch_add(1, Ordering::Relaxed);
         let result = match self.dial(cluster, host, &key.needs).await {
             Ok((stream, facts)) => pool.adopt(stream, facts, slot, cluster, host).await,
             Err(error) => Err(error),
@@ -730,7 +736,6 @@ fn pooled(
     cluster: &Cluster,
     host: &Arc<Host>,
 ) -> Box<Pooled> {
-    cluster.stats.cx_http1.fetch_add(1, Ordering::Relaxed);
     let mut conn = Conn::new(stream);
     conn.set_proper_case(cluster.config.http.http1.proper_case);
     Box::new(Pooled {
@@ -784,7 +789,6 @@ impl Http2Pool {
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| ConnectError::Socket(error.to_string().into()))?;
-        cluster.stats.cx_http2.fetch_add(1, Ordering::Relaxed);
         let conn = Rc::new(Http2Conn {
             send,
             active: Cell::new(0),

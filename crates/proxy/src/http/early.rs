@@ -37,6 +37,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+
 /// Control headers that only internal requests may bring.
 const CONTROL: [HeaderName; 12] = [
     HeaderName::from_static("x-envoy-retry-on"),
@@ -45,7 +47,7 @@ const CONTROL: [HeaderName; 12] = [
     HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-force-trace"),
+    FORCE_TRACE,
     HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
     HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
@@ -69,6 +71,8 @@ pub(crate) struct Early {
     pub internal: bool,
     /// An upgrade that was asked for and is allowed, in lower case.
     pub upgrade: Option<Bytes>,
+    /// An internal service asks for a trace, and for the request's id in its response.
+    pub force_trace: bool,
     /// Stable random number of the request.
     pub random: u64,
 }

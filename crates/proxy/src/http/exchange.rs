@@ -252,6 +252,7 @@ async fn run(
         Err(filters::Stop::Reply(reply)) => return Err(reply),
         Err(filters::Stop::ClientGone(error)) => return Ok(Ended::ClientGone(error)),
     }
+    count(&context.runtime().stats.counters.rq_routed);
     if let Some(reply) = plan.missing.take() {
         if reply.flags.any_of(ResponseFlags::NO_ROUTE_FOUND) {
             count(&context.runtime().stats.counters.no_route);
@@ -261,7 +262,7 @@ async fn run(
     let route = Arc::clone(&plan.route);
     match &route.action {
         Action::Redirect(redirect) => {
-            count(&context.runtime().stats.counters.rq_redirect);
+            count(&context.runtime().stats.counters.rq_direct_response);
             let scheme: &[u8] = if forwarded_https(&exchange.request) {
                 b"https"
             } else {

@@ -275,7 +275,7 @@ impl Exchange {
         if let Some(trace) = &self.trace {
             info.trace_id = &trace.trace_id;
             info.span_id = &trace.span_id;
-            info.traced = trace.drawn;
+            info.traced = trace.forced;
         }
         if !self.refused {
             info.stream_id = self.request.text(&X_REQUEST_ID).unwrap_or_default();

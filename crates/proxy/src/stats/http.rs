@@ -20,8 +20,8 @@ counters! {
         rq_routed "rq_total" "Requests that came as far as the router.";
         no_route "no_route" "Requests without route.";
         no_cluster "no_cluster" "Requests whose cluster does not exist.";
-        rq_redirect "rq_redirect" "Responses of upstreams and routes that redirect.";
-        rq_direct_response "rq_direct_response" "Direct responses.";
+        rq_redirect "rq_redirect" "Redirects to another scheme.";
+        rq_direct_response "rq_direct_response" "Direct responses and redirects of routes.";
         rq_early_response "downstream_rq_response_before_rq_complete" "Responses that ended before their request.";
         rq_rx_reset "downstream_rq_rx_reset" "Streams that ended by a reset, of whichever side.";
         rq_header_timeout "downstream_rq_header_timeout" "Requests whose head came too slowly.";

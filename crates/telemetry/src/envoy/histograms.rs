@@ -118,7 +118,7 @@ pub(super) fn prometheus(stats: &Stats, naming: &dyn Naming, as_summary: bool, o
         let mut lines = String::new();
         if as_summary {
             for part in QUANTILES {
-                let value = digits(all.quantile(part));
+                let value = digits(flushed.interval.quantile(part));
                 let _ = writeln!(
                     lines,
                     "{family}{{{labels}{comma}quantile=\"{part}\"}} {value}"

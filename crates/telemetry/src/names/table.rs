@@ -288,8 +288,8 @@ stats! {
         "downstream_rq_http1_total" Counter "HTTP/1 requests.";
         "downstream_rq_http2_total" Counter "HTTP/2 requests.";
         "rq_total" Counter "Requests that came as far as the router.";
-        "rq_redirect" Counter "Responses of upstreams and routes that redirect.";
-        "rq_direct_response" Counter "Direct responses.";
+        "rq_redirect" Counter "Redirects to another scheme.";
+        "rq_direct_response" Counter "Direct responses and redirects of routes.";
         "downstream_rq_response_before_rq_complete" Counter "Responses that ended before their request.";
         "downstream_rq_rx_reset" Counter "Streams that ended by a reset, of whichever side.";
         "downstream_rq_header_timeout" Counter "Requests whose head came too slowly.";

@@ -178,6 +178,11 @@ fn address(of: AddressOf, part: Part, info: &StreamInfo<'_>, out: &mut Vec<u8>) 
     let connected = info.upstream_connection_id != 0;
     match (of, info.upstream_host) {
         (AddressOf::UpstreamRemote, _) if !connected => return false,
+        (AddressOf::UpstreamHost | AddressOf::UpstreamRemote, Some(Address::Pipe(_)))
+            if part == Part::Port =>
+        {
+            return true;
+        }
         (
             AddressOf::UpstreamHost | AddressOf::UpstreamRemote,
             Some(other @ (Address::Pipe(_) | Address::Named(..) | Address::Internal(..))),

@@ -1,6 +1,6 @@
 //! X-Forwarded-For and its relatives: who the client is, and whether it is one of ours.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -9,13 +9,18 @@ use meltemi_traffic::hcm::{AddressSource, ConnectionManager};
 use meltemi_traffic::matcher::Cidr;
 
 use super::{
-    CONTROL, EDGE_CONTROL, Early, Present, X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_INTERNAL,
+    CONTROL, EDGE_CONTROL, Early, FORCE_TRACE, Present, X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_INTERNAL,
     X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID,
 };
 use crate::connection::ConnInfo;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
 
+/// Peers that are told as our own address.
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// Says in the request who the client is and how it came.
@@ -47,10 +52,11 @@ pub(super) fn apply(
     early.remote = Some(client.address);
     if client.append && conn.pipe.is_empty() {
         // The far side could not tell our loopback from its own.
-        let shown = if conn.remote.ip().is_loopback() {
+        let peer = conn.remote.ip();
+        let shown = if LOOPBACK.contains(&peer) {
             own_address()
         } else {
-            conn.remote.ip()
+            peer
         };
         append_xff(&mut request.headers, shown);
     }
@@ -81,6 +87,7 @@ pub(super) fn apply(
         request
             .headers
             .insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+        early.force_trace = present.envoy && request.headers.contains_key(FORCE_TRACE);
     } else {
         remove_control(hcm, request, early, present);
     }
@@ -180,7 +187,7 @@ fn outside(blocks: &[Cidr], peer: IpAddr, chain: &[Option<IpAddr>]) -> Option<Ip
     }
     let mut found = None;
     for entry in chain.iter().rev() {
-        let Some(address) = *entry else { break };
+        let address = (*entry)?;
         found = Some(address);
         if !is_proxy(address) {
             break;
