@@ -165,8 +165,9 @@ impl Distribution {
     /// Their sum, as far as the bins tell.
     #[must_use]
     pub fn sum(&self) -> f64 {
+        // From a positive zero on: an empty sum of floats is a negative one.
         let bins = self.0.iter();
-        bins.map(|(bin, count)| bin.middle() * *count as f64).sum()
+        bins.fold(0.0, |sum, (bin, count)| sum + bin.middle() * *count as f64)
     }
 
     /// Values of bins that begin at or below a bound.

@@ -492,19 +492,7 @@ impl Pools {
                 Ok((stream, facts))
             }
             Err(error) => {
-                cluster
-                    .stats
-                    .cx_connect_fail
-                    .fetch_add(1, Ordering::Relaxed);
-                host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
-                let ended = &cluster.stats.cx_destroyed;
-                ended.fetch_add(1, Ordering::Relaxed);
-                if matches!(error, ConnectError::Timeout) {
-                    cluster
-                        .stats
-                        .cx_connect_timeout
-                        .fetch_add(1, Ordering::Relaxed);
-                }
+                count_failure(cluster, host, &error);
                 Err(error)
             }
         }
@@ -675,6 +663,17 @@ impl Pools {
             });
             !pool.conns.borrow().is_empty() || Rc::strong_count(pool) > 1
         });
+    }
+}
+
+/// Counts a connection that could not be made.
+fn count_failure(cluster: &Cluster, host: &Host, error: &ConnectError) {
+    let stats = &cluster.stats;
+    stats.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+    host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+    stats.cx_destroyed.fetch_add(1, Ordering::Relaxed);
+    if matches!(error, ConnectError::Timeout) {
+        stats.cx_connect_timeout.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -85,11 +85,7 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
     let mut drain = std::pin::pin!(context.draining());
     loop {
         let accepted = std::future::poll_fn(|cx| {
-            if !draining && drain.as_mut().poll(cx).is_ready() {
-                draining = true;
-                connection.graceful_shutdown();
-            }
-            if !draining && age.poll_limit(cx).is_ready() {
+            if !draining && (drain.as_mut().poll(cx).is_ready() || age.poll_limit(cx).is_ready()) {
                 draining = true;
                 connection.graceful_shutdown();
             }
@@ -125,11 +121,7 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
                 ));
             }
             Some(Err(error)) => {
-                match broken.get() {
-                    Some(flood) => tracing::info!(%flood, "client flooded its connection"),
-                    None => tracing::debug!(%error, "http2 connection ended"),
-                }
-                return;
+                return tell_end(&broken, &error);
             }
             None if streams.are_reset_too_often() => {
                 tracing::info!("client resets too many of its requests");
@@ -137,6 +129,14 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
             }
             None => return,
         }
+    }
+}
+
+/// Says in our log how a connection ended.
+fn tell_end(broken: &Broken, error: &h2::Error) {
+    match broken.get() {
+        Some(flood) => tracing::info!(%flood, "client flooded its connection"),
+        None => tracing::debug!(%error, "http2 connection ended"),
     }
 }
 

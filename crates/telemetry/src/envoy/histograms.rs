@@ -113,12 +113,17 @@ pub(super) fn prometheus(stats: &Stats, naming: &dyn Naming, as_summary: bool, o
     for (name, flushed) in stats.histograms() {
         let (family, labels) = naming.named(name);
         let labels = label_text(&labels);
-        let all = &flushed.cumulative;
+        // A summary is of the last interval, buckets are of all time.
+        let all = if as_summary {
+            &flushed.interval
+        } else {
+            &flushed.cumulative
+        };
         let comma = if labels.is_empty() { "" } else { "," };
         let mut lines = String::new();
         if as_summary {
             for part in QUANTILES {
-                let value = digits(flushed.interval.quantile(part));
+                let value = digits(all.quantile(part));
                 let _ = writeln!(
                     lines,
                     "{family}{{{labels}{comma}quantile=\"{part}\"}} {value}"

@@ -29,11 +29,20 @@ pub(super) fn all(shared: &Shared) -> Stats {
         of.for_each(|name, value| stats.add(Scope::Listener(address), name, value));
     });
     meltemi_filters::counters::for_each(|name, value| stats.add_dotted(name.to_owned(), value));
+    process_stats(shared, clusters.len(), &mut stats);
+    if let Some(statistics) = &shared.process.statistics {
+        stats.keep(|name| statistics.keeps(name));
+    }
+    stats
+}
+
+/// Counters and gauges of the process as a whole.
+fn process_stats(shared: &Shared, clusters: usize, stats: &mut Stats) {
     let live = u64::from(shared.live.load(Ordering::Acquire));
     let updates = &shared.updates;
     // table: scope, name, value
     let process = [
-        ("cluster_manager", "active_clusters", clusters.len() as u64),
+        ("cluster_manager", "active_clusters", clusters as u64),
         (
             "cluster_manager",
             "warming_clusters",
@@ -84,10 +93,6 @@ pub(super) fn all(shared: &Shared) -> Stats {
     stats.add(all, "downstream_cx_overload_reject", rejected);
     stats.add(all, "downstream_cx_overflow", shared.listeners.refused());
     stats.add(all, "no_filter_chain_match", shared.stats.without_chain());
-    if let Some(statistics) = &shared.process.statistics {
-        stats.keep(|name| statistics.keeps(name));
-    }
-    stats
 }
 
 /// Calls `each` with every histogram.
@@ -120,9 +125,12 @@ fn state(shared: &Shared) -> u64 {
 
 fn cluster_stats(cluster: &Cluster, stats: &mut Stats) {
     let scope = Scope::Cluster(cluster.stat_name());
-    cluster
-        .stats
-        .for_each(|name, value| stats.add(scope, name, value));
+    cluster.stats.for_each(|name, value| {
+        // Envoy has these only once there was such a response.
+        if value > 0 || !name.ends_with("xx") {
+            stats.add(scope, name, value);
+        }
+    });
     cluster.for_each_limit(&mut |name, value| stats.add(scope, name, value));
     let mut answered = 0;
     for (internal, origin) in [(true, "internal"), (false, "external")] {

@@ -526,6 +526,11 @@ pub(super) fn broken(sides: &mut Sides<'_, '_>, error: &StreamError) -> Ended {
             (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol_error")
         }
     };
+    if let Some(cluster) = &sides.exchange.cluster
+        && matches!(error, StreamError::Refused | StreamError::RemoteReset)
+    {
+        crate::stats::count(&cluster.stats.rq_rx_reset);
+    }
     sides.exchange.flags.add(flag);
     sides.exchange.details = format!("upstream_reset_after_response_started{{{reason}}}").into();
     Ended::Broken
