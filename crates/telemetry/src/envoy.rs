@@ -154,7 +154,12 @@ fn kind(family: &str, name: &str) -> Kind {
     let listed = ENVOY_STATS
         .iter()
         .find(|stat| stat.scope == family && stat.name == name);
-    listed.map_or(Kind::Counter, |stat| stat.kind)
+    match listed {
+        Some(stat) => stat.kind,
+        // Each priority has its own.
+        None if name.starts_with("circuit_breakers.") => Kind::Gauge,
+        None => Kind::Counter,
+    }
 }
 
 impl<'a> Scope<'a> {

@@ -264,16 +264,6 @@ stats! {
         "lb_healthy_panic" Counter "Picks that ignored health.";
         "update_attempt" Counter "Name lookups made.";
         "membership_degraded" Gauge "Hosts that are degraded.";
-        "circuit_breakers.default.cx_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.default.cx_pool_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.default.rq_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.default.rq_pending_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.default.rq_retry_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.high.cx_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.high.cx_pool_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.high.rq_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.high.rq_pending_open" Gauge "1 when this limit is reached.";
-        "circuit_breakers.high.rq_retry_open" Gauge "1 when this limit is reached.";
     }
     "http" {
         "downstream_rq_total" Counter "Requests.";
