@@ -197,7 +197,7 @@ mod tests {
         let mut request = SimpleRequest::get("host", "/");
         request.headers.insert("x-b", "bee".parse().unwrap());
         // :method GET, :scheme http, :authority host, :path /, x-b bee
-        assert_eq!(shown("%REQUEST_HEADERS_BYTES%", &request), "50");
+        assert_eq!(shown("%REQUEST_HEADERS_BYTES%", &request), "47");
         assert_eq!(shown("%RESPONSE_TRAILERS_BYTES%", &request), "0");
     }
 }

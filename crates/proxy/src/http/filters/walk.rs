@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::HeaderMap;
 use meltemi_filters::counters::Entered;
 use meltemi_filters::http::pace::Pace;
