@@ -8,6 +8,7 @@ use meltemi_traffic::discovery::{Reference, Source, StreamSource};
 use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::listener::Listener;
 use meltemi_traffic::overload::OverloadManager;
+use meltemi_traffic::statistics::Statistics;
 use meltemi_traffic::tls::Secret;
 
 use crate::coverage;
@@ -44,6 +45,8 @@ pub struct Boot {
     pub listener_limits: Vec<(Str, u64)>,
     /// What is done under pressure.
     pub overload: Option<OverloadManager>,
+    /// Names, labels and buckets of statistics.
+    pub statistics: Statistics,
 }
 
 /// Compiles a bootstrap.
@@ -113,6 +116,7 @@ pub fn bootstrap(message: &pb::Bootstrap) -> Compiled<Boot> {
         },
         listener_limits: listener_limits(&runtime),
         overload: overload.manager,
+        statistics: crate::statistics::statistics(message)?,
     })
 }
 

@@ -14,7 +14,7 @@ use crate::filter_config::decode;
 use crate::network_filter::{NetworkPart, network_filter};
 use crate::pb::{core, listener as pb, sockets};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
-use crate::values::{cidr, limit, number, strs};
+use crate::values::{cidr, limit, metadata, number, strs};
 
 /// Compiles one chain.
 pub(crate) fn filter_chain(message: &pb::FilterChain) -> Compiled<FilterChain> {
@@ -44,6 +44,7 @@ pub(crate) fn filter_chain(message: &pb::FilterChain) -> Compiled<FilterChain> {
     let connect = message.transport_socket_connect_timeout.as_ref();
     Ok(FilterChain {
         name: message.name.as_str().into(),
+        metadata: metadata(message.metadata.as_ref()),
         matches: matches.transpose()?.unwrap_or_default(),
         tls: tls.transpose()?.flatten(),
         connect_timeout: limit("transport_socket_connect_timeout", connect, None)?,

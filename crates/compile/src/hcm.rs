@@ -1,5 +1,6 @@
 //! The HTTP connection manager.
 
+mod client;
 pub(crate) mod protocol;
 mod tracing;
 
@@ -143,6 +144,11 @@ pub(crate) fn connection_manager(
             .map(local_reply)
             .transpose()
             .within("local_reply_config")?,
+        address_sources: client::address_sources(message)?,
+        early_mutations: client::early_mutations(message)?,
+        append_forwarded_port: message.append_x_forwarded_port,
+        scheme: client::scheme(message.scheme_header_transformation.as_ref())
+            .within("scheme_header_transformation")?,
     })
 }
 

@@ -25,6 +25,7 @@ use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
 use crate::values::{header_names, number};
 use cors::cors;
 use fault::fault;
+pub(crate) use headers::mutation;
 use headers::{mutations, to_metadata, to_metadata_per_route};
 pub(crate) use istio::istio_stats;
 use istio::{istio_alpn, peer};
@@ -32,7 +33,7 @@ pub(crate) use limits::bucket;
 use limits::local_limit;
 use on_demand::on_demand;
 
-/// The filters of a connection manager; the last must be the router.
+/// The filters of a connection manager; the last, where there is any, must be the router.
 pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec<HttpFilter>> {
     let mut out = Vec::with_capacity(list.len());
     for (position, message) in list.iter().enumerate() {
@@ -52,7 +53,8 @@ pub(crate) fn http_filters(field: &str, list: &[pb::HttpFilter]) -> Compiled<Vec
         }
         out.push(filter);
     }
-    if out.is_empty() {
+    // A manager without any filter answers nothing; Envoy takes that.
+    if out.is_empty() && !list.is_empty() {
         refuse_field(field, "the last filter must be the router")
     } else {
         Ok(out)

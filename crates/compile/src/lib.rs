@@ -31,6 +31,7 @@ mod refusal;
 mod route;
 mod simulate;
 mod source;
+mod statistics;
 mod tls;
 mod values;
 

@@ -20,7 +20,7 @@ use crate::coverage;
 use crate::filter_config::{decode, resolved};
 use crate::pb::{core, listener as pb, listener_filters as filters};
 use crate::refusal::{Compiled, Within, each, refuse, refuse_field};
-use crate::values::{address, flag, limit, number, number_or, socket_option};
+use crate::values::{address, flag, limit, metadata, number, number_or, socket_option};
 
 const DEFAULT_FILTERS_TIMEOUT: Limit = Some(Duration::from_secs(15));
 const PROXY_PROTOCOL_NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
@@ -49,6 +49,8 @@ pub fn listener(message: &pb::Listener) -> Compiled<Arc<Listener>> {
     let timeout = message.listener_filters_timeout.as_ref();
     Ok(Arc::new(Listener {
         name: message.name.as_str().into(),
+        stat_prefix: message.stat_prefix.as_str().into(),
+        metadata: metadata(message.metadata.as_ref()),
         addresses,
         bind_to_port: binds(message),
         use_original_dst: flag(message.use_original_dst.as_ref(), false),

@@ -225,6 +225,7 @@ pub(crate) fn filter_state(message: &StateMessage) -> Compiled<FilterStateValue>
     })
 }
 
+#[expect(deprecated, reason = "old fields are still sent")]
 fn tcp_proxy(message: &filters::tcp_proxy::v3::TcpProxy) -> Compiled<TcpProxy> {
     use filters::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
     if message.stat_prefix.is_empty() {
@@ -256,6 +257,11 @@ fn tcp_proxy(message: &filters::tcp_proxy::v3::TcpProxy) -> Compiled<TcpProxy> {
         return refuse_field("max_connect_attempts", "must be at least 1");
     }
     let duration = message.max_downstream_connection_duration.as_ref();
+    let options = message.access_log_options.unwrap_or_default();
+    let log_interval = options
+        .access_log_flush_interval
+        .as_ref()
+        .or(message.access_log_flush_interval.as_ref());
     Ok(TcpProxy {
         stat_prefix: message.stat_prefix.as_str().into(),
         total_weight: clusters.iter().map(|target| u64::from(target.weight)).sum(),
@@ -269,6 +275,13 @@ fn tcp_proxy(message: &filters::tcp_proxy::v3::TcpProxy) -> Compiled<TcpProxy> {
         hash_source_ip: hash_source_ip(&message.hash_policy)?,
         max_duration: limit("max_downstream_connection_duration", duration, None)?,
         access_log: access_logs("access_log", &message.access_log)?,
+        log_on_connected: options.flush_access_log_on_connected
+            || message.flush_access_log_on_connected,
+        log_interval: limit(
+            "access_log_options.access_log_flush_interval",
+            log_interval,
+            None,
+        )?,
         tunnel: message
             .tunneling_config
             .as_ref()

@@ -6,9 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
+use meltemi_filters::counters::Entered;
 use meltemi_filters::network::FilterState;
+use meltemi_traffic::Str;
+use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::flags::ResponseFlags;
-use meltemi_traffic::listener::{ListenerFilterKind, ProxyProtocol, Terminal};
+use meltemi_traffic::listener::{Listener, ListenerFilterKind, ProxyProtocol, Terminal};
 use meltemi_traffic::metadata::{Metadata, Value};
 use meltemi_upstream::stream::{Socket, SocketKind, Stream};
 use meltemi_upstream::tls::{openssl_cipher, peer_identity, version_name};
@@ -18,8 +21,8 @@ use meltemi_wire::sniff::http::{self as sniff_http, Http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::connection::{ConnInfo, Inspected, TlsFacts};
-use crate::limit::Slot;
 use crate::listener::{ChainRuntime, ListenerRuntime};
+use crate::stats::{ListenerConnection, ListenerStats, count};
 use crate::worker::{Served, Worker};
 use crate::{http, tcp};
 
@@ -38,6 +41,27 @@ enum IntakeError {
     Refused,
     #[error("tls handshake: {0}")]
     Tls(String),
+}
+
+impl IntakeError {
+    /// Counts what ended a connection before it had a chain.
+    fn count_early(&self, stats: &ListenerStats) {
+        let counters = &stats.counters;
+        match self {
+            Self::Socket(_) => count(&counters.filter_remote_close),
+            Self::Timeout => count(&counters.pre_cx_timeout),
+            Self::Refused => count(&counters.filter_error),
+            Self::NoChain | Self::Limit | Self::Tls(_) => {}
+        }
+    }
+
+    /// Counts what ended a connection's handshake.
+    fn count_handshake(&self, stats: &ListenerStats) {
+        match self {
+            Self::Timeout => count(&stats.counters.handshake_timeout),
+            _ => count(&stats.tls.connection_error),
+        }
+    }
 }
 
 /// A connection on its way to a chain.
@@ -73,10 +97,10 @@ pub(crate) async fn serve(
         buffer: BytesMut::new(),
     };
     match take_in(&worker, intake).await {
-        Ok((info, stream)) => {
+        Ok((info, stream, counted)) => {
             let logged = ListenerLog::new(&info);
             dispatch(info, stream).await;
-            drop(logged);
+            drop((logged, counted));
         }
         Err(error) => tracing::debug!(%error, %remote, "connection not served"),
     }
@@ -86,10 +110,12 @@ pub(crate) async fn serve(
 async fn take_in(
     worker: &Rc<Worker>,
     mut intake: Intake,
-) -> Result<(Rc<ConnInfo>, Stream), IntakeError> {
-    let (chain, slots) = match find_chain(worker, &mut intake).await {
+) -> Result<(Rc<ConnInfo>, Stream, ListenerConnection), IntakeError> {
+    let arriving = intake.listener.stats.arriving();
+    let chain = match find_chain(worker, &mut intake).await {
         Ok(found) => found,
         Err(error) => {
+            error.count_early(&intake.listener.stats);
             if !intake.buffer.is_empty() {
                 close_by_reset(&intake.socket);
             }
@@ -106,8 +132,27 @@ async fn take_in(
         metadata,
         buffer,
     } = intake;
+    drop(arriving);
+    let counted = listener.stats.connection();
+    let room = admit(&chain).await?;
+    let pipe = match socket.kind() {
+        SocketKind::Tcp(_) => Str::default(),
+        SocketKind::Unix(_) => path_of(&listener.config),
+    };
     socket.unread(buffer.freeze());
-    let (mut stream, tls) = secure(&chain, socket).await?;
+    let (mut stream, tls) = match secure(&chain, socket).await {
+        Ok(secured) => secured,
+        Err(error) => {
+            error.count_handshake(&listener.stats);
+            return Err(error);
+        }
+    };
+    if let Some(tls) = &tls {
+        count(&listener.stats.tls.handshake);
+        if tls.peer.is_none() {
+            count(&listener.stats.tls.no_certificate);
+        }
+    }
     if let Some(protocol) = chain.network.exchanges()
         && stream.alpn() == Some(protocol.as_bytes())
     {
@@ -118,10 +163,11 @@ async fn take_in(
         local,
         remote,
         direct_remote,
+        pipe,
         inspected,
         metadata,
         filter_state: Vec::new(),
-        slots,
+        room,
         tls,
         listener,
         chain,
@@ -130,7 +176,7 @@ async fn take_in(
     if info.chain.network.sets_state() {
         info.filter_state = connection_state(&info);
     }
-    Ok((Rc::new(info), stream))
+    Ok((Rc::new(info), stream, counted))
 }
 
 /// What the chain's `set_filter_state` filters make of the connection.
@@ -144,11 +190,23 @@ fn connection_state(info: &ConnInfo) -> FilterState {
     info.chain.network.set_state(&facts)
 }
 
-/// Runs the listener filters, hands over, chooses the chain and takes its places.
+/// Path of a listener's unix socket.
+fn path_of(listener: &Listener) -> Str {
+    let mut paths = listener
+        .addresses
+        .iter()
+        .filter_map(|address| match address {
+            Address::Pipe(path) => Some(path.clone()),
+            _ => None,
+        });
+    paths.next().unwrap_or_default()
+}
+
+/// Runs the listener filters, hands over, and chooses the chain.
 async fn find_chain(
     worker: &Rc<Worker>,
     intake: &mut Intake,
-) -> Result<(Arc<ChainRuntime>, Vec<Slot>), IntakeError> {
+) -> Result<Arc<ChainRuntime>, IntakeError> {
     run_listener_filters(intake).await?;
     if intake.listener.config.use_original_dst {
         let target = worker
@@ -162,14 +220,12 @@ async fn find_chain(
             run_listener_filters(intake).await?;
         }
     }
-    let chain = choose_chain(intake);
-    let Some(chain) = chain else {
+    choose_chain(intake).ok_or_else(|| {
         worker.shared.stats.no_filter_chain_match();
+        count(&intake.listener.stats.counters.no_chain);
         log_without_chain(worker, intake);
-        return Err(IntakeError::NoChain);
-    };
-    let slots = admit(&chain).await?;
-    Ok((chain, slots))
+        IntakeError::NoChain
+    })
 }
 
 /// Envoy only peeks at the first bytes: what it leaves unread makes its close a reset.
@@ -274,21 +330,18 @@ fn sanitized(bytes: &[u8]) -> String {
     out
 }
 
-/// Takes the places that the chain's `connection_limit` filters ask for.
-async fn admit(chain: &ChainRuntime) -> Result<Vec<Slot>, IntakeError> {
-    let mut slots = Vec::new();
-    for (limit, delay) in &chain.limits {
-        match limit.take() {
-            Some(slot) => slots.push(slot),
-            None => {
-                if let Some(delay) = delay {
-                    tokio::time::sleep(*delay).await;
-                }
-                return Err(IntakeError::Limit);
-            }
+/// Asks the chain's network filters for room. TCP proxies ask by themselves, because they log refusals.
+async fn admit(chain: &ChainRuntime) -> Result<Vec<Entered>, IntakeError> {
+    if matches!(chain.config.terminal, Terminal::Tcp(_)) {
+        return Ok(Vec::new());
+    }
+    match chain.network.open() {
+        Ok(room) => Ok(room),
+        Err(refused) => {
+            tokio::time::sleep(refused.delay.unwrap_or_default()).await;
+            Err(IntakeError::Limit)
         }
     }
-    Ok(slots)
 }
 
 async fn inspect_tls(intake: &mut Intake, close_on_error: bool) -> Result<(), IntakeError> {
@@ -495,17 +548,6 @@ fn state_without_sni(tls: &tokio_rustls::server::TlsStream<Socket>) -> bool {
 /// Hands the connection to the chain's last filter.
 async fn dispatch(info: Rc<ConnInfo>, mut stream: Stream) {
     let chain = Arc::clone(&info.chain);
-    // TCP proxies open by themselves, because they log refusals.
-    let _room = match &chain.config.terminal {
-        Terminal::Tcp(_) => Vec::new(),
-        _ => match chain.network.open() {
-            Ok(room) => room,
-            Err(refused) => {
-                tokio::time::sleep(refused.delay.unwrap_or_default()).await;
-                return;
-            }
-        },
-    };
     match &chain.config.terminal {
         Terminal::Http(_) => http::serve(info, stream).await,
         Terminal::Tcp(proxy) => tcp::serve(info, Arc::clone(proxy), stream).await,

@@ -10,13 +10,16 @@ mod text;
 
 pub(crate) use dump::{Dump, Kind as DumpKind};
 pub(crate) use server::{Answer, listen};
+pub(crate) use stats::keep_histograms;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode};
+use meltemi_telemetry::LogError;
 use serde_json::{Value, json};
 
+use crate::drain::Scope;
 use crate::state::{Drain, Shared};
 
 const HELP: &str = "admin commands are:
@@ -42,12 +45,18 @@ const HELP: &str = "admin commands are:
   /stats: print server stats (parameters: usedonly, filter, format, type)
   /stats/prometheus: print server stats in prometheus format (parameters: usedonly, filter)
 ";
+const LOGGING: &str = "usage: /logging?<name>=<level> (change single level)
+usage: /logging?paths=name1:level1,name2:level2,... (change multiple levels)
+usage: /logging?level=<level> (change all levels)
+usage: /logging?group=<group_name>:<level> (change group of loggers)
+levels: trace debug info warning error critical off 
+";
 const NO_CONTENTION: &str = "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.";
 const NO_LOOKUPS: &str =
     "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n";
 
 /// Paths that change something.
-const MUTATIONS: [&str; 9] = [
+const MUTATIONS: [&str; 11] = [
     "/drain_listeners",
     "/healthcheck/fail",
     "/healthcheck/ok",
@@ -56,6 +65,8 @@ const MUTATIONS: [&str; 9] = [
     "/reopen_logs",
     "/reset_counters",
     "/runtime_modify",
+    "/stats/recentlookups/clear",
+    "/stats/recentlookups/disable",
     "/stats/recentlookups/enable",
 ];
 
@@ -110,7 +121,7 @@ fn change(shared: &Arc<Shared>, path: &str, query: &str) -> Answer {
             shared.set_drain(Drain::Graceful);
             shared.quit.notify_one();
         }
-        "/drain_listeners" => shared.set_drain(Drain::Graceful),
+        "/drain_listeners" => drain_listeners(shared, query),
         "/healthcheck/fail" => shared.health_failed.store(true, Ordering::Relaxed),
         "/healthcheck/ok" => shared.health_failed.store(false, Ordering::Relaxed),
         // Files are opened for each batch of lines: what waits goes to the old one, what comes to the new one.
@@ -119,6 +130,22 @@ fn change(shared: &Arc<Shared>, path: &str, query: &str) -> Answer {
         _ => {}
     }
     Answer::text(StatusCode::OK, "OK\n")
+}
+
+/// Stops accepting, at once or after a drain sequence.
+fn drain_listeners(shared: &Arc<Shared>, query: &str) {
+    let asked = |name| parameter(query, name).is_some();
+    let scope = if asked("inboundonly") {
+        Scope::Inbound
+    } else {
+        Scope::All
+    };
+    if !asked("graceful") && !asked("skip_exit") {
+        return shared.listeners.close(scope);
+    }
+    if shared.sequences.begin(scope) && !asked("skip_exit") {
+        shared.sequences.stop_afterwards(scope);
+    }
 }
 
 /// The raw value of a query parameter; empty when it has none.
@@ -224,7 +251,16 @@ fn logging(query: &str) -> Answer {
     };
     match handle.admin(query) {
         Ok(listing) => Answer::text(StatusCode::OK, listing),
-        Err(error) => Answer::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Err(error) => {
+            let why = match &error {
+                LogError::Level { .. } => "unknown logger level",
+                LogError::Scope { .. } => "unknown logger name",
+                _ => "invalid argument",
+            };
+            let listing = handle.admin("").unwrap_or_default();
+            let text = format!("error: {why}\n\n{LOGGING}{listing}");
+            Answer::text(StatusCode::BAD_REQUEST, text)
+        }
     }
 }
 

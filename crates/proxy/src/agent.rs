@@ -20,8 +20,6 @@ use std::sync::Arc;
 use meltemi_traffic::Str;
 use meltemi_traffic::discovery::{Reference, Source};
 
-use meltemi_telemetry::envoy::Tags;
-
 use crate::admin::{self, Dump};
 use crate::discovery::{self, Aggregated, Hub};
 use crate::engine::{Engine, EngineOptions};
@@ -47,7 +45,7 @@ async fn run(config: AgentConfig) -> Result<(), ProxyError> {
         concurrency: config.concurrency,
         mark: config.mark,
         environment: config.environment.clone(),
-        tags: Tags::Istio,
+        statistics: None,
         ..EngineOptions::default()
     })?;
     let dump = Arc::new(Dump::default());

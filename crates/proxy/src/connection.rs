@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use meltemi_filters::counters::Entered;
 use meltemi_filters::istio::object::PeerObject;
 use meltemi_traffic::Str;
 use meltemi_traffic::access::{Peers, StateObject, StreamInfo, Tls};
@@ -12,7 +13,6 @@ use meltemi_traffic::listener::{Direction, ListenerFilterKind};
 use meltemi_traffic::metadata::Metadata;
 use meltemi_traffic::tls::PeerIdentity;
 
-use crate::limit::Slot;
 use crate::listener::{ChainRuntime, ListenerRuntime};
 use crate::worker::Worker;
 
@@ -27,15 +27,17 @@ pub(crate) struct ConnInfo {
     pub remote: SocketAddr,
     /// TCP peer.
     pub direct_remote: SocketAddr,
+    /// Path of the unix socket that the client came to; empty for TCP, which has the addresses above.
+    pub pipe: Str,
     /// What the inspectors saw.
     pub inspected: Inspected,
     /// What listener filters found out; every exchange starts with it.
     pub metadata: Metadata,
     /// Filter state of the connection, by key; every exchange starts with it.
     pub filter_state: Vec<(Str, Str)>,
-    /// Places taken at connection limits, for as long as the connection lives.
+    /// Room at connection limits, taken for as long as the connection lives.
     #[allow(dead_code, reason = "held, never read")]
-    pub slots: Vec<Slot>,
+    pub room: Vec<Entered>,
     /// TLS, when we terminate it.
     pub tls: Option<TlsFacts>,
     /// The listener.
@@ -130,6 +132,7 @@ impl ConnInfo {
 
     /// What logs can say of the connection.
     pub(crate) fn describe<'a>(&'a self, info: &mut StreamInfo<'a>) {
+        info.downstream_pipe = &self.pipe;
         info.downstream_local = Some(self.local);
         info.downstream_remote = Some(self.remote);
         info.downstream_direct_remote = Some(self.direct_remote);
@@ -137,6 +140,8 @@ impl ConnInfo {
         info.filter_chain = &self.chain.config.name;
         info.connection_id = self.id;
         info.filter_state = &self.filter_state;
+        info.listener_metadata = Some(&self.listener.config.metadata);
+        info.chain_metadata = Some(&self.chain.config.metadata);
         let shared = &self.worker.shared;
         info.environment = &shared.process.environment;
         info.hostname = &shared.process.hostname;

@@ -9,17 +9,18 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use meltemi_telemetry::envoy::Tags;
 use meltemi_traffic::Str;
 use meltemi_traffic::cluster::Cluster;
 use meltemi_traffic::endpoint::Assignment;
 use meltemi_traffic::listener::{Listener, Terminal};
 use meltemi_traffic::overload::OverloadManager;
 use meltemi_traffic::route::RouteTable;
+use meltemi_traffic::statistics::Statistics;
 use meltemi_traffic::tls::Secret;
 use meltemi_upstream::connect::SocketDefaults;
 use tokio::task::JoinSet;
 
+use crate::drain::Scope;
 use crate::listener::{ApplyError, BoundAddress};
 use crate::overload::watch_memory;
 use crate::state::{Drain, NodeIdentity, ProcessFacts, Shared};
@@ -45,8 +46,8 @@ pub struct EngineOptions {
     pub overload: Option<OverloadManager>,
     /// The environment that logs and tags may name.
     pub environment: Vec<(Str, Str)>,
-    /// What becomes a label in Prometheus' text.
-    pub tags: Tags,
+    /// Names, labels and buckets of statistics; without it names are as Istio's bootstrap asks for.
+    pub statistics: Option<Statistics>,
 }
 
 /// A change of configuration; everything in it takes effect together.
@@ -93,7 +94,7 @@ impl Engine {
         let sockets = SocketDefaults { mark: options.mark };
         let shared = Shared::new(
             options.node,
-            ProcessFacts::new(options.environment, options.tags),
+            ProcessFacts::new(options.environment, options.statistics),
             sockets,
             concurrency,
         );
@@ -117,6 +118,10 @@ impl Engine {
         tasks.spawn(Arc::clone(&shared.clusters).maintain());
         let logs = Arc::clone(&shared);
         tasks.spawn(async move { logs.logs.keep_flushed().await });
+        tasks.spawn(crate::admin::keep_histograms(Arc::clone(&shared)));
+        for scope in [Scope::Inbound, Scope::All] {
+            tasks.spawn(crate::drain::conclude(Arc::clone(&shared), scope));
+        }
         if let Some(manager) = options.overload {
             tasks.spawn(watch_memory(Arc::clone(&shared.overload), manager));
         }
@@ -171,7 +176,7 @@ impl Engine {
         self.shared.set_drain(Drain::Graceful);
         self.wait_until_idle(drain).await;
         self.shared.set_drain(Drain::Closing);
-        self.shared.listeners.close();
+        self.shared.listeners.close(Scope::All);
         self.wait_until_idle(grace).await;
         self.shared.set_drain(Drain::Forced);
         for worker in self.workers.drain(..) {

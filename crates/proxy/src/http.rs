@@ -3,6 +3,7 @@
 //! [`serve`] finds the codec and hands each request to [`exchange::serve`], which walks it through the phases
 //! early → route → filters → action → record, and [`forward`] pumps bodies between both sides.
 
+mod age;
 pub(crate) mod counted;
 mod demand;
 mod downstream;
@@ -32,12 +33,13 @@ use meltemi_wire::http1::case::KeepCase;
 use meltemi_wire::http1::encode::ResponseBody;
 use meltemi_wire::http1::head::{HeadLimits, RequestHead};
 use meltemi_wire::sniff::HTTP2_PREFACE;
-use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
+use crate::stats::count;
 pub(crate) use early::new_request_id;
 
+use age::Age;
 use downstream::{Downstream, Http1Side};
 use exchange::{Closing, Context};
 use request::Request;
@@ -68,7 +70,7 @@ pub(crate) async fn serve(info: Rc<ConnInfo>, stream: Stream) {
             }
         },
     };
-    let _counted = runtime.stats.connection(http2);
+    let _counted = runtime.stats.connection(http2, info.tls.is_some());
     if http2 {
         let (stream, read_ahead) = conn.into_parts();
         http2::serve(info, hcm, Rewound::new(read_ahead, stream)).await;
@@ -123,6 +125,8 @@ pub(crate) fn keep_case(options: &Http1Options) -> KeepCase {
 enum Between {
     Request(Box<RequestHead>),
     Closed,
+    /// None came for too long.
+    Idle,
     /// Its head did not come to its end in time.
     Slow,
     Refused(Http1Error),
@@ -130,28 +134,32 @@ enum Between {
 
 async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: Conn) {
     let context = Context::new(Rc::clone(&info));
+    let runtime = context.runtime();
     let limits = limits(&hcm);
     conn.set_proper_case(hcm.http1.proper_case);
     conn.set_buffer_limit(info.listener.config.buffer_limit);
     let mut idle = IdleTimer::new(hcm.stream_idle_timeout);
     let mut between = IdleTimer::new(hcm.idle_timeout);
     let mut served: u32 = 0;
-    let opened = Instant::now();
+    let mut age = Age::new(&hcm, &runtime.stats);
     // One for the connection: watching anew for each request would cost a lock each time.
     let closing = std::pin::pin!(context.closing());
     let mut closing = Closing::new(&context, closing);
     loop {
-        let head = match next_request(
-            &mut closing,
+        let next = next_request(
+            (&mut closing, &mut age),
             &mut conn,
             &limits,
             &mut between,
             hcm.request_headers_timeout,
-        )
-        .await
-        {
+        );
+        let head = match next.await {
             Between::Request(head) => *head,
             Between::Closed => break,
+            Between::Idle => {
+                count(&runtime.stats.counters.cx_idle_timeout);
+                break;
+            }
             Between::Refused(error) => {
                 exchange::refuse(&context, &mut conn, &error);
                 break;
@@ -166,13 +174,7 @@ async fn serve_http1(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, mut conn: 
             conn.set_version(head.version);
         }
         let (request, mut keep_alive) = Request::from_http1(head, info.tls.is_some());
-        keep_alive &= !context.is_draining() && !context.sheds_keepalive();
-        keep_alive &= hcm
-            .max_requests_per_connection
-            .is_none_or(|max| served < max);
-        keep_alive &= hcm
-            .max_connection_duration
-            .is_none_or(|max| opened.elapsed() < max);
+        keep_alive &= context.keeps_open(served) && !age.is_reached();
         let expects = request
             .headers
             .get(http::header::EXPECT)
@@ -206,7 +208,7 @@ async fn tell_to_continue(conn: &mut Conn) -> std::io::Result<()> {
 
 /// Waits for the next head. While nothing of it has arrived, idleness and drain end the connection.
 async fn next_request(
-    closing: &mut Closing<'_, impl Future<Output = ()>>,
+    (closing, age): (&mut Closing<'_, impl Future<Output = ()>>, &mut Age),
     conn: &mut Conn,
     limits: &HeadLimits,
     idle: &mut IdleTimer,
@@ -228,13 +230,16 @@ async fn next_request(
             if closing.poll(cx).is_ready() {
                 return Poll::Ready(Between::Closed);
             }
+            if age.poll_end(cx).is_ready() {
+                return Poll::Ready(Between::Closed);
+            }
         } else if let Some(limit) = head_timeout {
             let timer = started.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
             if timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Between::Slow);
             }
         }
-        idle.poll(cx).map(|()| Between::Closed)
+        idle.poll(cx).map(|()| Between::Idle)
     })
     .await
 }

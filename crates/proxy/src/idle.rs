@@ -61,6 +61,35 @@ impl IdleTimer {
     }
 }
 
+/// Ticks while somebody polls it; without an interval it never does.
+#[derive(Debug, Default)]
+pub(crate) struct Ticker {
+    interval: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Ticker {
+    /// The first tick comes after one interval.
+    pub(crate) fn new(interval: Option<Duration>) -> Self {
+        Self {
+            interval,
+            sleep: interval.map(|interval| Box::pin(tokio::time::sleep(interval))),
+        }
+    }
+
+    /// True when an interval is over; the next one has begun then.
+    pub(crate) fn ticks(&mut self, cx: &mut Context<'_>) -> bool {
+        let (Some(sleep), Some(interval)) = (&mut self.sleep, self.interval) else {
+            return false;
+        };
+        let over = sleep.as_mut().poll(cx).is_ready();
+        if over {
+            sleep.as_mut().reset(Instant::now() + interval);
+        }
+        over
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ mod admin;
 mod agent;
 mod connection;
 mod discovery;
+mod drain;
 mod engine;
 mod export;
 mod http;

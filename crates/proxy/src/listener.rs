@@ -5,6 +5,7 @@ mod error;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
@@ -12,11 +13,11 @@ use arc_swap::ArcSwap;
 use http::header::HeaderValue;
 use meltemi_capture::socket_options::{RawValue, SocketOptions};
 use meltemi_filters::http::Filter;
+use meltemi_traffic::Str;
 use meltemi_traffic::chain::ConnectionFacts;
 use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::hcm::{ConnectionManager, HttpFilterKind, IstioStats, OnDemand, PeerMetadata};
-use meltemi_traffic::listener::{FilterChain, Listener, NetworkFilterKind, Terminal};
-use meltemi_traffic::{Limit, Str};
+use meltemi_traffic::listener::{Direction, FilterChain, Listener, Terminal};
 use meltemi_upstream::connect::raw_options;
 use meltemi_upstream::pool::AlpnOffer;
 use meltemi_upstream::tls::{SecretStore, ServerContext};
@@ -25,8 +26,9 @@ use tokio::sync::watch;
 
 pub use error::ApplyError;
 
+use crate::drain::Scope;
 use crate::limit::Slots;
-use crate::stats::HttpStats;
+use crate::stats::{HttpStats, ListenerStats, Responses, TcpStats};
 
 /// Accept queue length where nothing is configured.
 const BACKLOG: i32 = 1024;
@@ -41,6 +43,8 @@ pub(crate) struct ListenerRuntime {
     pub config: Arc<Listener>,
     /// Connections at once, when they are limited.
     pub limit: Option<Arc<Slots>>,
+    /// Its statistics.
+    pub stats: Arc<ListenerStats>,
     chains: Vec<Arc<ChainRuntime>>,
     default_chain: Option<Arc<ChainRuntime>>,
 }
@@ -54,8 +58,8 @@ pub(crate) struct ChainRuntime {
     pub network: meltemi_filters::network::Filters,
     /// TLS termination.
     pub tls: Option<ServerContext>,
-    /// Its `connection_limit` filters, with the time before a refused connection closes.
-    pub limits: Vec<(Arc<Slots>, Limit)>,
+    /// Counters of its TCP proxy.
+    pub tcp: Option<Arc<TcpStats>>,
     /// What its connection manager precomputes.
     pub http: Option<HttpRuntime>,
     /// Replaced or removed: its HTTP connections end after their current exchange.
@@ -89,6 +93,8 @@ pub(crate) struct HttpRuntime {
     pub via: Option<HeaderValue>,
     /// Counters.
     pub stats: Arc<HttpStats>,
+    /// Responses at this listener.
+    pub responses: Responses,
 }
 
 impl ListenerRuntime {
@@ -100,6 +106,7 @@ impl ListenerRuntime {
         limit: Option<Arc<Slots>>,
     ) -> Arc<Self> {
         let known: Vec<&Arc<ChainRuntime>> = old.into_iter().flat_map(Self::all_chains).collect();
+        let stats = ListenerStats::of(&config);
         let chain = |config: &Arc<FilterChain>| {
             let same = known.iter().find(|have| {
                 have.config.hash == config.hash
@@ -107,7 +114,7 @@ impl ListenerRuntime {
                     && have.config.matches == config.matches
             });
             same.map_or_else(
-                || Arc::new(ChainRuntime::new(Arc::clone(config), secrets)),
+                || Arc::new(ChainRuntime::new(Arc::clone(config), secrets, &stats)),
                 |same| Arc::clone(same),
             )
         };
@@ -116,6 +123,7 @@ impl ListenerRuntime {
         Arc::new(Self {
             config,
             limit,
+            stats,
             chains,
             default_chain,
         })
@@ -146,28 +154,22 @@ impl ListenerRuntime {
 }
 
 impl ChainRuntime {
-    fn new(config: Arc<FilterChain>, secrets: &Arc<SecretStore>) -> Self {
+    fn new(config: Arc<FilterChain>, secrets: &Arc<SecretStore>, stats: &ListenerStats) -> Self {
         let tls = config
             .tls
             .as_ref()
             .map(|tls| ServerContext::new(Arc::clone(tls), Arc::clone(secrets)));
         let http = match &config.terminal {
-            Terminal::Http(hcm) => Some(HttpRuntime::new(Arc::clone(hcm))),
+            Terminal::Http(hcm) => Some(HttpRuntime::new(Arc::clone(hcm), stats)),
             _ => None,
         };
-        let limits = config
-            .filters
-            .iter()
-            .filter_map(|filter| match filter.kind {
-                // Other chains count theirs when they begin to serve.
-                NetworkFilterKind::ConnectionLimit { max, delay, .. } if http.is_some() => {
-                    Some((Slots::new(max), delay))
-                }
-                _ => None,
-            });
+        let tcp = match &config.terminal {
+            Terminal::Tcp(proxy) => Some(TcpStats::named(&proxy.stat_prefix)),
+            _ => None,
+        };
         Self {
+            tcp,
             network: meltemi_filters::network::Filters::new(&config.filters),
-            limits: limits.collect(),
             config,
             tls,
             http,
@@ -177,9 +179,10 @@ impl ChainRuntime {
 }
 
 impl HttpRuntime {
-    fn new(config: Arc<ConnectionManager>) -> Self {
+    fn new(config: Arc<ConnectionManager>, listener: &ListenerStats) -> Self {
         let mut runtime = Self {
             stats: HttpStats::named(&config.stat_prefix),
+            responses: listener.responses(&config.stat_prefix),
             server: HeaderValue::from_str(&config.server_name)
                 .unwrap_or_else(|_| HeaderValue::from_static("envoy")),
             via: HeaderValue::from_str(&config.via)
@@ -294,7 +297,22 @@ pub(crate) struct Listeners {
     sockets: Mutex<HashMap<Address, Arc<Bound>>>,
     limits: OnceLock<HashMap<Str, Arc<Slots>>>,
     changed: watch::Sender<u64>,
+    closed: Closed,
     workers: usize,
+}
+
+/// Whose sockets were closed for good.
+#[derive(Debug, Default)]
+struct Closed {
+    all: AtomicBool,
+    inbound: AtomicBool,
+}
+
+impl Closed {
+    fn covers(&self, direction: Direction) -> bool {
+        self.all.load(Ordering::Relaxed)
+            || (direction == Direction::Inbound && self.inbound.load(Ordering::Relaxed))
+    }
 }
 
 impl Listeners {
@@ -304,6 +322,7 @@ impl Listeners {
             sockets: Mutex::default(),
             limits: OnceLock::new(),
             changed: watch::channel(0).0,
+            closed: Closed::default(),
             workers,
         }
     }
@@ -403,22 +422,35 @@ impl Listeners {
         Ok(())
     }
 
-    /// Closes every socket: new connections are refused at once instead of waiting for nobody. What was accepted goes on.
-    pub(crate) fn close(&self) {
+    /// Closes sockets for good: new connections are refused at once instead of waiting for nobody. What was accepted
+    /// goes on.
+    pub(crate) fn close(&self, scope: Scope) {
         let old = self.table.load_full();
+        let mut sockets = self.sockets.lock();
+        let closed = match scope {
+            Scope::All => &self.closed.all,
+            Scope::Inbound => &self.closed.inbound,
+        };
+        closed.store(true, Ordering::Relaxed);
+        let (gone, bound): (Vec<_>, Vec<_>) = old
+            .bound
+            .iter()
+            .cloned()
+            .partition(|(_, owner)| self.closed.covers(owner.config.direction));
+        sockets.retain(|_, socket| !gone.iter().any(|(bound, _)| Arc::ptr_eq(bound, socket)));
         let table = Table {
             listeners: old.listeners.clone(),
-            bound: Vec::new(),
+            bound,
             by_destination: old.by_destination.clone(),
             by_port: old.by_port.clone(),
         };
+        drop(sockets);
         self.table.store(Arc::new(table));
-        self.sockets.lock().clear();
         self.changed.send_modify(|version| *version += 1);
     }
 
     fn bind(&self, config: &Listener) -> Result<(), ApplyError> {
-        if !config.bind_to_port {
+        if !config.bind_to_port || self.closed.covers(config.direction) {
             return Ok(());
         }
         let mut sockets = self.sockets.lock();

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use meltemi_compile::Boot;
 use meltemi_proto::envoy::config::bootstrap::v3::Bootstrap;
-use meltemi_telemetry::envoy::Tags;
 use meltemi_traffic::Str;
 use meltemi_traffic::endpoint::Address;
 use prost::Message as _;
@@ -159,7 +158,7 @@ async fn run(
         max_connections: boot.max_connections,
         listener_limits: std::mem::take(&mut boot.listener_limits),
         overload: boot.overload.take(),
-        tags: tags(bootstrap),
+        statistics: Some(std::mem::take(&mut boot.statistics)),
         environment: config
             .environment
             .iter()
@@ -186,15 +185,6 @@ async fn run(
     following.abort();
     engine.stop(DRAIN, GRACE).await;
     Ok(())
-}
-
-/// Envoy's default tags unless the bootstrap switches them off, as Istio's does.
-fn tags(bootstrap: &Bootstrap) -> Tags {
-    let stats = bootstrap.stats_config.as_ref();
-    match stats.and_then(|stats| stats.use_all_default_tags.as_ref()) {
-        Some(all) if !all.value => Tags::Istio,
-        _ => Tags::Default,
-    }
 }
 
 /// The static resources of a bootstrap text (YAML or JSON), as one change for an [`Engine`].

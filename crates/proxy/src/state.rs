@@ -10,10 +10,10 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::header::HeaderValue;
 use meltemi_filters::istio::peer;
-use meltemi_telemetry::envoy::Tags;
 use meltemi_telemetry::istio::{DEFAULT_MAX_SERIES, Metrics, PeerCache, WorkloadMetadata};
 use meltemi_traffic::Str;
 use meltemi_traffic::route::RouteTable;
+use meltemi_traffic::statistics::Statistics;
 use meltemi_upstream::connect::SocketDefaults;
 use meltemi_upstream::manager::ClusterManager;
 use meltemi_upstream::tls::SecretStore;
@@ -22,6 +22,7 @@ use meltemi_xds::ResourceType;
 use tokio::sync::{Notify, watch};
 
 use crate::discovery::demand::Demand;
+use crate::drain::Sequences;
 use crate::export::Exports;
 use crate::listener::Listeners;
 use crate::logs::LogSinks;
@@ -107,17 +108,17 @@ pub(crate) struct ProcessFacts {
     pub hostname: Str,
     /// The address that the host speaks from.
     pub address: IpAddr,
-    /// What becomes a label in Prometheus' text.
-    pub tags: Tags,
+    /// Names, labels and buckets of statistics; without it names are as Istio's bootstrap asks for.
+    pub statistics: Option<Statistics>,
 }
 
 impl ProcessFacts {
     /// The facts of this process; the environment is the binary's to read.
-    pub(crate) fn new(environment: Vec<(Str, Str)>, tags: Tags) -> Self {
+    pub(crate) fn new(environment: Vec<(Str, Str)>, statistics: Option<Statistics>) -> Self {
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Self {
             environment,
-            tags,
+            statistics,
             hostname: hostname.trim().into(),
             address: own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         }
@@ -126,7 +127,7 @@ impl ProcessFacts {
 
 impl Default for ProcessFacts {
     fn default() -> Self {
-        Self::new(Vec::new(), Tags::Istio)
+        Self::new(Vec::new(), None)
     }
 }
 
@@ -182,6 +183,8 @@ pub(crate) struct Shared {
     pub demand: Demand,
     /// Somebody asked the process to end.
     pub quit: Notify,
+    /// Drain sequences that were begun.
+    pub sequences: Sequences,
     /// Somebody asked to fail health checks: answers end their connections until it is taken back.
     pub health_failed: AtomicBool,
     /// The first configuration is complete and the workers serve it.
@@ -238,6 +241,7 @@ impl Shared {
             updates: Updates::default(),
             demand: Demand::default(),
             quit: Notify::new(),
+            sequences: Sequences::default(),
             health_failed: AtomicBool::new(false),
             live: AtomicBool::new(false),
             drain: watch::channel(Drain::Off).0,

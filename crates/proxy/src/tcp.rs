@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -16,7 +16,7 @@ use meltemi_filters::network::Refused;
 use meltemi_filters::network::mongo::{Sender, Session};
 use meltemi_telemetry::istio::TcpConnection;
 use meltemi_traffic::Str;
-use meltemi_traffic::access::StreamInfo;
+use meltemi_traffic::access::{AccessLog, StreamInfo};
 use meltemi_traffic::cluster::ClusterKind;
 use meltemi_traffic::flags::ResponseFlags;
 use meltemi_traffic::headers::SimpleRequest;
@@ -38,7 +38,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::connection::ConnInfo;
-use crate::idle::IdleTimer;
+use crate::idle::{IdleTimer, Ticker};
+use crate::stats::TcpStats;
 use tunnel::NoTunnel;
 
 /// Copy buffers start small, for connections that say little, and grow with the traffic.
@@ -80,8 +81,29 @@ struct Record {
 impl Drop for Record {
     fn drop(&mut self) {
         peers::close(self);
+        if let Some(stats) = &self.info.chain.tcp {
+            stats.received.fetch_add(self.bytes.0, Ordering::Relaxed);
+            stats.sent.fetch_add(self.bytes.1, Ordering::Relaxed);
+        }
         let of_listener = &self.info.listener.config.access_log;
-        if self.proxy.access_log.is_empty() && of_listener.is_empty() {
+        self.log("TcpConnectionEnd", &[&self.proxy.access_log, of_listener]);
+    }
+}
+
+impl Record {
+    fn count(&self, counter: impl FnOnce(&TcpStats) -> &AtomicU64) {
+        if let Some(stats) = &self.info.chain.tcp {
+            crate::stats::count(counter(stats));
+        }
+    }
+
+    /// Writes an entry before the connection's end; the listener's logs have none of these.
+    fn log_early(&self, log_type: &'static str) {
+        self.log(log_type, &[&self.proxy.access_log]);
+    }
+
+    fn log(&self, log_type: &'static str, lists: &[&Vec<AccessLog>]) {
+        if lists.iter().all(|logs| logs.is_empty()) {
             return;
         }
         let stream_id = crate::http::new_request_id();
@@ -102,7 +124,7 @@ impl Drop for Record {
             upstream_failure: &self.failure,
             upstream_local: self.local,
             attempts: self.attempts,
-            log_type: "TcpConnectionEnd",
+            log_type,
             ..StreamInfo::default()
         };
         self.info.describe(&mut info);
@@ -125,8 +147,7 @@ impl Drop for Record {
             info.upstream_tls.local = session.local.as_deref();
         }
         let shared = &self.info.worker.shared;
-        let listener = &self.info.listener.config.access_log;
-        for logs in [&self.proxy.access_log, listener] {
+        for logs in lists {
             if !logs.is_empty() {
                 shared
                     .logs
@@ -134,9 +155,7 @@ impl Drop for Record {
             }
         }
     }
-}
 
-impl Record {
     /// Remembers the upstream connection.
     fn connected(&mut self, facts: &ConnFacts) {
         self.local = facts.local;
@@ -186,6 +205,7 @@ impl Record {
 /// Serves one connection.
 pub(crate) async fn serve(info: Rc<ConnInfo>, proxy: Arc<TcpProxy>, stream: Stream) {
     let mut record = Record::new(&info, &proxy);
+    record.count(|stats| &stats.cx_total);
     let _room = match info.chain.network.open() {
         Ok(room) => room,
         Err(refused) => {
@@ -238,6 +258,9 @@ impl ServerSide for Tunnel {
 /// Copies until both sides are done, time is up, or the host is given up.
 async fn relay(record: &mut Record, stream: Stream, upstream: impl ServerSide) {
     let proxy = Arc::clone(&record.proxy);
+    if proxy.log_on_connected {
+        record.log_early("TcpUpstreamConnected");
+    }
     let host = record.host.clone();
     let _active = host.as_ref().map(|host| host.state.active.enter());
     let closes = record
@@ -259,6 +282,7 @@ async fn relay(record: &mut Record, stream: Stream, upstream: impl ServerSide) {
         Some(limit) => {
             if tokio::time::timeout(limit, copied).await.is_err() {
                 record.flags.add(ResponseFlags::DURATION_TIMEOUT);
+                record.count(|stats| &stats.max_duration);
             }
         }
         None => copied.await,
@@ -291,6 +315,7 @@ async fn connect(record: &mut Record) -> Option<Upstream> {
     let worker = Rc::clone(&record.info.worker);
     let Some(cluster) = worker.shared.clusters.get(&record.cluster_name) else {
         record.flags.add(ResponseFlags::NO_CLUSTER_FOUND);
+        record.count(|stats| &stats.no_route);
         return None;
     };
     record.cluster = Some(Arc::clone(&cluster));
@@ -552,6 +577,7 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: impl Server
         Gate::Open
     };
     let mut delay = None;
+    let mut periodic = Ticker::new(record.proxy.log_interval);
     std::future::poll_fn(|cx| {
         let mut sent = up.poll(cx, &mut client, &mut upstream, &mut idle, &mut gate);
         let awaited = record.peers.awaited();
@@ -585,6 +611,9 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: impl Server
             counted.sent(down.bytes - record.bytes.1);
         }
         record.bytes = (up.bytes, down.bytes);
+        while periodic.ticks(cx) {
+            record.log_early("TcpPeriodic");
+        }
         match (sent, received) {
             (Poll::Ready(Err(_)), _)
             | (_, Poll::Ready(Err(_)))
@@ -593,7 +622,11 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: impl Server
             }
             _ => {}
         }
-        idle.poll(cx)
+        let idle = idle.poll(cx);
+        if idle.is_ready() {
+            record.count(|stats| &stats.idle_timeout);
+        }
+        idle
     })
     .await;
     if let Some(session) = &along {

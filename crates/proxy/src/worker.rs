@@ -20,6 +20,7 @@ use crate::accept;
 use crate::limit::Slot;
 use crate::listener::{Bound, BoundAddress, BoundSocket, ListenerRuntime};
 use crate::state::{Drain, Shared};
+use crate::stats::count;
 
 /// Pause after accept failed for lack of descriptors or memory, so that the loop does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -231,16 +232,20 @@ async fn accept_all(worker: Rc<Worker>, acceptor: Acceptor, address: BoundAddres
 /// Serves a connection here, or hands it to the worker that has the fewest.
 fn take(worker: &Rc<Worker>, owner: Arc<ListenerRuntime>, socket: Socket, remote: SocketAddr) {
     let shared = &worker.shared;
-    if !owner.config.ignore_global_limit
-        && (!shared.stats.admits_connection() || shared.overload.rejects_connection())
-    {
-        return;
+    let counters = &owner.stats.counters;
+    if !owner.config.ignore_global_limit {
+        if !shared.stats.admits_connection() {
+            return count(&counters.global_overflow);
+        }
+        if shared.overload.rejects_connection() {
+            return count(&counters.cx_overload);
+        }
     }
     let slot = match &owner.limit {
         None => None,
         Some(limit) => match limit.take() {
             Some(slot) => Some(slot),
-            None => return,
+            None => return count(&counters.cx_overflow),
         },
     };
     if owner.config.exact_balance

@@ -3,12 +3,19 @@
 //!
 //! Whoever keeps counters adds them to a [`Stats`] when somebody asks; nothing here is on the path of a request.
 
-use std::borrow::Cow;
+mod histograms;
+mod naming;
+
+pub use histograms::{Buckets, histogram_text, histograms_json};
+pub use naming::{family_name, prometheus_name};
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::distribution::{Flushed, Histogram};
 use crate::names::{ENVOY_STATS, Kind};
 use crate::registry::write_label;
+use naming::split;
 
 /// What a statistic belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +32,15 @@ pub enum Scope<'a> {
     Process(&'a str),
 }
 
-/// What becomes a label of a Prometheus name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tags {
-    /// The tags of Istio's bootstrap (`use_all_default_tags: false`).
-    #[default]
-    Istio,
-    /// Envoy's own tags, whose names begin with `envoy_`.
-    Default,
+/// Family and labels of a statistic in Prometheus' text.
+pub type Named = (String, Vec<(String, String)>);
+
+/// How statistics become Prometheus' text.
+pub trait Naming {
+    /// Family and labels of a dotted name.
+    fn named(&self, name: &str) -> Named;
+    /// Upper bounds of a histogram's buckets.
+    fn bounds(&self, name: &str) -> Vec<f64>;
 }
 
 /// Statistics as they are now.
@@ -40,6 +48,7 @@ pub enum Tags {
 pub struct Stats {
     /// Dotted name to kind and value: sorted, as Envoy prints them.
     all: BTreeMap<String, (Kind, u64)>,
+    histograms: BTreeMap<String, Flushed>,
 }
 
 impl Stats {
@@ -77,27 +86,47 @@ impl Stats {
             .map(|(name, (kind, value))| (name.as_str(), *kind == Kind::Gauge, *value))
     }
 
-    /// Appends the Prometheus text of the names that `wanted` selects.
-    pub fn prometheus(&self, tags: Tags, wanted: impl Fn(&str) -> bool, out: &mut String) {
-        let mut families: BTreeMap<String, (Kind, String)> = BTreeMap::new();
-        for (name, (kind, value)) in self.all.iter().filter(|(name, _)| wanted(name)) {
-            let (family, labels) = match tags {
-                Tags::Istio => prometheus_name(name),
-                Tags::Default => default_name(name),
-            };
-            let (_, lines) = families
-                .entry(family.clone())
-                .or_insert_with(|| (*kind, String::new()));
-            let mut text = String::new();
-            for (label, of) in &labels {
-                write_label(&mut text, label, of);
-            }
-            let _ = writeln!(lines, "{family}{{{text}}} {value}");
+    /// Adds a histogram as it was last flushed.
+    pub fn add_histogram(&mut self, scope: Scope<'_>, name: &str, histogram: &Histogram) {
+        let (family, instance) = scope.parts();
+        let name = dotted(family, instance, name);
+        self.histograms.insert(name, histogram.flushed());
+    }
+
+    /// Histograms in order of their names.
+    pub fn histograms(&self) -> impl Iterator<Item = (&str, &Flushed)> {
+        let all = self.histograms.iter();
+        all.map(|(name, flushed)| (name.as_str(), flushed))
+    }
+
+    /// Drops everything whose name is not wanted.
+    pub fn keep(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.all.retain(|name, _| wanted(name));
+        self.histograms.retain(|name, _| wanted(name));
+    }
+
+    /// Drops what is not wanted, by name and value; a histogram's value is how many it counts.
+    pub fn retain(&mut self, wanted: impl Fn(&str, u64) -> bool) {
+        self.all.retain(|name, (_, value)| wanted(name, *value));
+        self.histograms
+            .retain(|name, flushed| wanted(name, flushed.cumulative.count()));
+    }
+
+    /// Appends Prometheus' text: counters, gauges, then histograms, as quantiles where `summary` says so.
+    pub fn prometheus(&self, naming: &dyn Naming, summary: bool, out: &mut String) {
+        // By kind and family.
+        let mut families: BTreeMap<(&str, String), String> = BTreeMap::new();
+        for (name, (kind, value)) in &self.all {
+            let (family, labels) = naming.named(name);
+            let line = format!("{family}{{{}}} {value}\n", label_text(&labels));
+            let lines = families.entry((kind.text(), family)).or_default();
+            lines.push_str(&line);
         }
-        for (family, (kind, lines)) in families {
-            let _ = writeln!(out, "# TYPE {family} {}", kind.text());
-            out.push_str(&lines);
+        for ((kind, family), lines) in &families {
+            let _ = writeln!(out, "# TYPE {family} {kind}");
+            out.push_str(lines);
         }
+        histograms::prometheus(self, naming, summary, out);
     }
 }
 
@@ -111,12 +140,26 @@ impl FromIterator<(String, u64)> for Stats {
     }
 }
 
+/// Labels as Prometheus writes them between the braces.
+fn label_text(labels: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (label, value) in labels {
+        write_label(&mut text, label, value);
+    }
+    text
+}
+
 /// The kind of a statistic inside its scope.
 fn kind(family: &str, name: &str) -> Kind {
     let listed = ENVOY_STATS
         .iter()
         .find(|stat| stat.scope == family && stat.name == name);
-    listed.map_or(Kind::Counter, |stat| stat.kind)
+    match listed {
+        Some(stat) => stat.kind,
+        // Each priority has its own.
+        None if name.starts_with("circuit_breakers.") => Kind::Gauge,
+        None => Kind::Counter,
+    }
 }
 
 impl<'a> Scope<'a> {
@@ -140,200 +183,19 @@ fn dotted(family: &str, instance: &str, name: &str) -> String {
     }
 }
 
-/// The Prometheus family and labels of a dotted name.
-#[must_use]
-pub fn prometheus_name(name: &str) -> (String, Vec<(&'static str, Cow<'_, str>)>) {
-    let mut labels: Vec<(&'static str, Cow<'_, str>)> = Vec::new();
-    let (family, instance, mut rest) = split(name);
-    if let Some((label, instance)) = instance {
-        labels.push((label, Cow::Borrowed(instance)));
-    }
-    // `upstream_rq_2xx` and `upstream_rq_200` are one family with the class or code as a label.
-    if let Some((head, tail)) = rest.rsplit_once('_')
-        && head.ends_with("_rq")
-        && tail.len() == 3
-        && tail.starts_with(|first: char| first.is_ascii_digit())
-    {
-        if tail.ends_with("xx") {
-            labels.push(("response_code_class", Cow::Borrowed(tail)));
-            rest = head;
-        } else if tail.bytes().all(|byte| byte.is_ascii_digit()) {
-            labels.push(("response_code", Cow::Borrowed(tail)));
-            rest = head;
-        }
-    }
-    let mut text = String::with_capacity(name.len() + 8);
-    text.push_str("envoy_");
-    for part in [family, if family.is_empty() { "" } else { "." }, rest] {
-        text.extend(
-            part.chars()
-                .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }),
-        );
-    }
-    (text, labels)
-}
-
-/// The Prometheus family and labels of a dotted name with Envoy's default tags.
-fn default_name(name: &str) -> (String, Vec<(&'static str, Cow<'_, str>)>) {
-    let mut labels: Vec<(&'static str, Cow<'_, str>)> = Vec::new();
-    let (scope, rest) = name.split_once('.').unwrap_or(("", name));
-    let label = match scope {
-        "cluster" => Some("envoy_cluster_name"),
-        "http" => Some("envoy_http_conn_manager_prefix"),
-        "tcp" => Some("envoy_tcp_prefix"),
-        "listener" => Some("envoy_listener_address"),
-        _ => None,
-    };
-    let found = match scope {
-        // An address has dots, but no lower-case word.
-        "listener" => rest
-            .find(|c: char| c.is_ascii_lowercase())
-            .map(|at| (rest[..at].trim_end_matches('.'), &rest[at..])),
-        _ => rest.split_once('.'),
-    };
-    let mut family = String::with_capacity(name.len() + 8);
-    let mut text = match (label, found) {
-        (Some(label), Some((instance, rest))) if !instance.is_empty() => {
-            labels.push((label, Cow::Borrowed(instance)));
-            format!("{scope}.{rest}")
-        }
-        _ => name.to_owned(),
-    };
-    if let Some(at) = text.rfind("_rq_") {
-        let tail = &text[at + 4..];
-        let first = tail.chars().next().filter(char::is_ascii_digit);
-        if let (Some(class), true) = (first, tail.len() == 3 && tail.ends_with("xx")) {
-            labels.insert(
-                0,
-                ("envoy_response_code_class", Cow::Owned(class.to_string())),
-            );
-            text.replace_range(at + 4..at + 5, "");
-        } else if tail.len() == 3 && tail.bytes().all(|byte| byte.is_ascii_digit()) {
-            labels.insert(0, ("envoy_response_code", Cow::Owned(tail.to_owned())));
-            text.truncate(at + 3);
-        }
-    }
-    family.push_str("envoy_");
-    family.extend(
-        text.chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }),
-    );
-    (family, labels)
-}
-
-/// Family, the instance with its label, and what remains.
-fn split(name: &str) -> (&str, Option<(&'static str, &str)>, &str) {
-    let (family, rest) = name.split_once('.').unwrap_or(("", name));
-    let label = match family {
-        "cluster" => "cluster_name",
-        "http" => "http_conn_manager_prefix",
-        "tcp" => "tcp_prefix",
-        "listener" => "listener_address",
-        _ => return (family, None, rest),
-    };
-    let found = match family {
-        // The names end with `;` where the control plane chose them; else the last dot must do.
-        "cluster" | "http" => rest.rsplit_once(";.").or_else(|| rest.rsplit_once('.')),
-        // An address has no lower-case word in it, but dots; what follows may have dots too.
-        "listener" => rest
-            .find(|c: char| c.is_ascii_lowercase())
-            .map(|at| (rest[..at].trim_end_matches('.'), &rest[at..])),
-        _ => rest.rsplit_once('.'),
-    };
-    match found {
-        Some((instance, rest)) if !instance.is_empty() => (family, Some((label, instance)), rest),
-        _ => (family, None, rest),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn default_tags_are_envoys() {
-        let text = |name: &str| {
-            let (mut text, labels) = default_name(name);
-            for (label, value) in labels {
-                let _ = write!(text, " {label}={value}");
-            }
-            text
-        };
-        let table = [
-            (
-                "cluster.app.upstream_rq_2xx",
-                "envoy_cluster_upstream_rq_xx envoy_response_code_class=2 envoy_cluster_name=app",
-            ),
-            (
-                "cluster.app.external.upstream_rq_200",
-                "envoy_cluster_external_upstream_rq envoy_response_code=200 envoy_cluster_name=app",
-            ),
-            (
-                "http.test.downstream_rq_total",
-                "envoy_http_downstream_rq_total envoy_http_conn_manager_prefix=test",
-            ),
-            (
-                "listener.127.0.0.1_80.downstream_cx_total",
-                "envoy_listener_downstream_cx_total envoy_listener_address=127.0.0.1_80",
-            ),
-            ("server.live", "envoy_server_live"),
-        ];
-        for (name, wanted) in table {
-            assert_eq!(text(name), wanted);
-        }
-    }
+    struct Istio;
 
-    fn family(name: &str) -> String {
-        let (mut text, labels) = prometheus_name(name);
-        for (label, value) in labels {
-            let _ = write!(text, " {label}={value}");
+    impl Naming for Istio {
+        fn named(&self, name: &str) -> Named {
+            prometheus_name(name)
         }
-        text
-    }
 
-    #[test]
-    fn names_become_families_with_istios_labels() {
-        let table = [
-            (
-                "cluster.xds-grpc;.upstream_cx_active",
-                "envoy_cluster_upstream_cx_active cluster_name=xds-grpc",
-            ),
-            (
-                "cluster.outbound|9080|v1|reviews.default.svc.cluster.local;.upstream_rq_2xx",
-                "envoy_cluster_upstream_rq cluster_name=outbound|9080|v1|reviews.default.svc.cluster.local response_code_class=2xx",
-            ),
-            (
-                "cluster.a;.upstream_rq_503",
-                "envoy_cluster_upstream_rq cluster_name=a response_code=503",
-            ),
-            (
-                "cluster.a;.upstream_rq_total",
-                "envoy_cluster_upstream_rq_total cluster_name=a",
-            ),
-            (
-                "http.outbound_0.0.0.0_80;.downstream_rq_total",
-                "envoy_http_downstream_rq_total http_conn_manager_prefix=outbound_0.0.0.0_80",
-            ),
-            (
-                "listener.0.0.0.0_15001.downstream_cx_total",
-                "envoy_listener_downstream_cx_total listener_address=0.0.0.0_15001",
-            ),
-            (
-                "listener.0.0.0.0_15006.ssl.handshake",
-                "envoy_listener_ssl_handshake listener_address=0.0.0.0_15006",
-            ),
-            (
-                "tcp.outbound|1||a.b.downstream_cx_total",
-                "envoy_tcp_downstream_cx_total tcp_prefix=outbound|1||a.b",
-            ),
-            (
-                "cluster_manager.cds.update_success",
-                "envoy_cluster_manager_cds_update_success",
-            ),
-            ("server.state", "envoy_server_state"),
-        ];
-        for (name, wanted) in table {
-            assert_eq!(family(name), wanted, "{name}");
+        fn bounds(&self, _: &str) -> Vec<f64> {
+            Vec::new()
         }
     }
 
@@ -353,17 +215,14 @@ mod tests {
             "server.state: 0\n"
         );
         let mut out = String::new();
-        stats.prometheus(
-            Tags::Istio,
-            |name| name.contains("xds-grpc") || name.contains("upstream_rq"),
-            &mut out,
-        );
+        stats.retain(|name, _| name.starts_with("cluster."));
+        stats.prometheus(&Istio, false, &mut out);
         assert_eq!(
             out,
-            "# TYPE envoy_cluster_upstream_cx_active gauge\n\
-             envoy_cluster_upstream_cx_active{cluster_name=\"xds-grpc\"} 1\n\
-             # TYPE envoy_cluster_upstream_rq_total counter\n\
-             envoy_cluster_upstream_rq_total{cluster_name=\"outbound|80||a.b\"} 5\n"
+            "# TYPE envoy_cluster_upstream_rq_total counter\n\
+             envoy_cluster_upstream_rq_total{cluster_name=\"outbound|80||a.b\"} 5\n\
+             # TYPE envoy_cluster_upstream_cx_active gauge\n\
+             envoy_cluster_upstream_cx_active{cluster_name=\"xds-grpc\"} 1\n"
         );
     }
 }

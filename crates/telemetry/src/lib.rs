@@ -13,6 +13,7 @@
 //! this crate opens no socket and reads no environment. The access log's record and formats are in `traffic`, because
 //! header mutations use the same formats.
 
+pub mod distribution;
 pub mod envoy;
 pub mod istio;
 pub mod logging;

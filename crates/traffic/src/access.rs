@@ -104,6 +104,8 @@ pub struct StreamInfo<'a> {
     pub downstream_remote: Option<SocketAddr>,
     /// The TCP peer.
     pub downstream_direct_remote: Option<SocketAddr>,
+    /// Path of the unix socket that the client came to, in place of the addresses above.
+    pub downstream_pipe: &'a str,
     /// TLS failure text.
     pub downstream_failure: &'a str,
     /// SNI.
@@ -126,7 +128,7 @@ pub struct StreamInfo<'a> {
     pub trace_id: &'a str,
     /// Span id.
     pub span_id: &'a str,
-    /// The request was drawn for tracing; a trace that somebody asked for does not count.
+    /// The request is traced because a service asked for it; nothing else counts.
     pub traced: bool,
     /// The request is a health check that the proxy answered.
     pub health_check: bool,
@@ -142,6 +144,10 @@ pub struct StreamInfo<'a> {
     pub cluster_metadata: Option<&'a Metadata>,
     /// The host's metadata.
     pub host_metadata: Option<&'a Metadata>,
+    /// The listener's metadata.
+    pub listener_metadata: Option<&'a Metadata>,
+    /// The filter chain's metadata.
+    pub chain_metadata: Option<&'a Metadata>,
     /// Filter state as text, by key.
     pub filter_state: &'a [(Str, Str)],
     /// Upstream filter state as text, by key.

@@ -3,6 +3,7 @@
 //! Text is parsed once, when the configuration is made; rendering appends to a caller's buffer and allocates nothing
 //! else for the common operators.
 
+mod derived;
 mod json;
 mod operators;
 mod parse;
@@ -16,6 +17,7 @@ use crate::access::{Heads, StreamInfo};
 use crate::matcher::Field;
 use crate::metadata::Value;
 
+pub use derived::{Choice, SizeOf};
 pub use parse::FormatError;
 pub use time::TimeFormat;
 
@@ -100,6 +102,12 @@ pub enum Operator {
     ServerName(ServerNameOrder),
     /// An environment variable of the process.
     Environment(Str),
+    /// The first of these that has a value.
+    Coalesce(Vec<Choice>),
+    /// A field of x-forwarded-client-cert, by its name in lower case.
+    Xfcc(&'static str),
+    /// Bytes of a head.
+    Size(SizeOf),
 }
 
 /// A field of a response.
@@ -185,6 +193,10 @@ pub enum MetadataOf {
     Cluster,
     /// The host's.
     Host,
+    /// The listener's.
+    Listener,
+    /// The filter chain's.
+    FilterChain,
 }
 
 /// How a gRPC status prints.

@@ -115,6 +115,55 @@ pub struct ConnectionManager {
     pub tracing: Option<Tracing>,
     /// Formats of local replies.
     pub local_reply: Option<LocalReply>,
+    /// Where the client's address is looked for instead of `use_remote_address` and `xff_trusted_hops`; the first that
+    /// finds one counts.
+    pub address_sources: Vec<AddressSource>,
+    /// Changes of the request before its fields are judged.
+    pub early_mutations: Vec<HeaderOp>,
+    /// x-forwarded-port says which port the client reached.
+    pub append_forwarded_port: bool,
+    /// What happens to the scheme.
+    pub scheme: SchemeRule,
+}
+
+/// `original_ip_detection_extensions`.
+#[derive(Debug, Clone)]
+pub enum AddressSource {
+    /// X-Forwarded-For: the entry so many from the right; 1 is the last.
+    ForwardedFor {
+        /// Position.
+        entry: usize,
+        /// The peer is appended.
+        append: bool,
+    },
+    /// X-Forwarded-For: the last entry that is in none of these blocks, where the peer is in one.
+    TrustedBlocks {
+        /// Addresses of proxies.
+        blocks: Vec<Cidr>,
+        /// The peer is appended.
+        append: bool,
+    },
+    /// A header of its own.
+    Header {
+        /// Its name.
+        name: HeaderName,
+        /// Its address may make the request internal.
+        trusted: bool,
+        /// Status of requests without a valid one; `None` goes on.
+        refusal: Option<u16>,
+    },
+}
+
+/// `SchemeHeaderTransformation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SchemeRule {
+    /// As it came.
+    #[default]
+    Keep,
+    /// `https` (true) or `http`.
+    Overwrite(bool),
+    /// That of the upstream's connection.
+    MatchUpstream,
 }
 
 /// Protocol of a connection manager.

@@ -11,6 +11,9 @@ pub trait Headers {
     /// Every value of a field in order.
     fn for_each<'a>(&'a self, name: &HeaderName, each: &mut dyn FnMut(&'a [u8]));
 
+    /// Bytes of all names and values.
+    fn size(&self) -> usize;
+
     /// True when the field is present.
     fn has(&self, name: &HeaderName) -> bool {
         self.get(name).is_some()
@@ -52,6 +55,13 @@ pub trait RequestHeadMut: RequestHead + HeadersMut {
 }
 
 impl Headers for HeaderMap {
+    fn size(&self) -> usize {
+        let fields = self.iter();
+        fields
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum()
+    }
+
     fn get(&self, name: &HeaderName) -> Option<&[u8]> {
         Self::get(self, name).map(HeaderValue::as_bytes)
     }
@@ -118,6 +128,10 @@ impl SimpleRequest {
 }
 
 impl Headers for SimpleRequest {
+    fn size(&self) -> usize {
+        Headers::size(&self.headers)
+    }
+
     fn get(&self, name: &HeaderName) -> Option<&[u8]> {
         Headers::get(&self.headers, name)
     }

@@ -38,6 +38,7 @@ pub mod retry;
 pub mod rewrite;
 pub mod route;
 pub mod select;
+pub mod statistics;
 pub mod tls;
 pub mod trace;
 

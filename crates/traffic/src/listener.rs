@@ -8,7 +8,7 @@ use crate::chain::ChainIndex;
 use crate::endpoint::Address;
 use crate::hcm::{ConnectionManager, FilterStateValue};
 use crate::matcher::Cidr;
-use crate::metadata::Criteria;
+use crate::metadata::{Criteria, Metadata};
 use crate::ratelimit::BucketConfig;
 use crate::rbac::RbacFilter;
 use crate::tls::DownstreamTls;
@@ -19,6 +19,10 @@ use crate::{Limit, Str};
 pub struct Listener {
     /// Name.
     pub name: Str,
+    /// Name in statistics; without one the first address is.
+    pub stat_prefix: Str,
+    /// Metadata, for logs.
+    pub metadata: Metadata,
     /// Addresses; all share everything.
     pub addresses: Vec<Address>,
     /// False: receives only connections that another listener hands over.
@@ -165,6 +169,8 @@ pub struct TlvRule {
 pub struct FilterChain {
     /// Name.
     pub name: Str,
+    /// Metadata, for logs.
+    pub metadata: Metadata,
     /// Which connections it takes.
     pub matches: ChainMatch,
     /// TLS termination, when asked for.
@@ -319,6 +325,10 @@ pub struct TcpProxy {
     pub max_duration: Limit,
     /// Logs.
     pub access_log: Vec<AccessLog>,
+    /// An entry is also written once the upstream is connected.
+    pub log_on_connected: bool,
+    /// Time between entries before the end.
+    pub log_interval: Limit,
     /// Tunnel over HTTP CONNECT or POST.
     pub tunnel: Option<Tunnel>,
     /// Host metadata wanted (subset balancing), sorted by key.

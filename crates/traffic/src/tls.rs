@@ -243,6 +243,8 @@ pub struct PeerIdentity {
     pub not_after: u64,
     /// The certificate's DER.
     pub der: Bytes,
+    /// DER of the further certificates that the peer sent.
+    pub chain: Vec<Bytes>,
     /// Verified against trust anchors.
     pub validated: bool,
 }
@@ -251,11 +253,24 @@ impl PeerIdentity {
     /// The certificate as PEM, percent-encoded as Envoy does; empty when it was not kept.
     #[must_use]
     pub fn url_encoded_pem(&self) -> String {
+        Self::url_encoded(&self.der)
+    }
+
+    /// All certificates that the peer sent, its own first, in the same form.
+    #[must_use]
+    pub fn url_encoded_chain(&self) -> String {
+        let further = self.chain.iter().map(|der| Self::url_encoded(der));
+        std::iter::once(self.url_encoded_pem())
+            .chain(further)
+            .collect()
+    }
+
+    fn url_encoded(der: &[u8]) -> String {
         const LINE: usize = 64;
-        if self.der.is_empty() {
+        if der.is_empty() {
             return String::new();
         }
-        let body = base64::engine::general_purpose::STANDARD.encode(&self.der);
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
         let mut out = String::with_capacity(body.len() + body.len() / 8 + 80);
         out.push_str("-----BEGIN%20CERTIFICATE-----%0A");
         for (position, c) in body.chars().enumerate() {

@@ -276,7 +276,7 @@ pub fn read_w3c(headers: &dyn Headers) -> Incoming {
         let (version, trace, span, flags) =
             (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let right = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
-        if !right || version == "ff" || (version == "00" && parts.next().is_some()) {
+        if !right || parts.next().is_some() {
             return None;
         }
         hex64(version)?;
@@ -452,7 +452,7 @@ mod tests {
         }
         for value in [
             "00-0af7651916cd43dd8448eb211c80319c-zz",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
         ] {
             let request = SimpleRequest::get("a", "/").with("traceparent", value);

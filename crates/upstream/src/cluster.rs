@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use crate::balance::{AssignmentPolicy, HostSet};
 use crate::breaker::Breaker;
 use crate::connect::Target;
+use crate::distribution::{Distributions, Measured};
 use crate::dns_cache::Name;
 use crate::health::CheckStats;
 use crate::host::{CheckFlag, Discovered, Host, HostState};
@@ -65,6 +66,9 @@ counters! {
     /// Counters of a cluster, named as Envoy names them.
     ClusterStats {
         cx_total "upstream_cx_total" "Connections made.";
+        cx_http1 "upstream_cx_http1_total" "Connections that speak HTTP/1.";
+        cx_http2 "upstream_cx_http2_total" "Connections that speak HTTP/2.";
+        cx_destroyed "upstream_cx_destroy" "Connections that ended.";
         cx_connect_fail "upstream_cx_connect_fail" "Connections that failed.";
         cx_connect_timeout "upstream_cx_connect_timeout" "Connections that timed out.";
         cx_overflow "upstream_cx_overflow" "Connections refused by the breaker.";
@@ -73,6 +77,8 @@ counters! {
         rq_3xx "upstream_rq_3xx" "Responses.";
         rq_4xx "upstream_rq_4xx" "Responses.";
         rq_5xx "upstream_rq_5xx" "Responses.";
+        rq_pending_total "upstream_rq_pending_total" "Requests that waited for a connection.";
+        rq_pending_failure_eject "upstream_rq_pending_failure_eject" "Requests that waited for a connection that failed.";
         rq_pending_overflow "upstream_rq_pending_overflow" "Requests refused because too many wait.";
         rq_active_overflow "upstream_rq_active_overflow" "Requests refused because too many run.";
         healthy_panic "lb_healthy_panic" "Picks that ignored health.";
@@ -164,6 +170,15 @@ pub struct ClusterState {
     detector: Detector,
     /// Active checks.
     checks: CheckStats,
+    /// Histograms, made with the first connection.
+    distributions: std::sync::OnceLock<Box<Distributions>>,
+}
+
+impl ClusterState {
+    /// The histograms.
+    pub(crate) fn distributions(&self) -> &Distributions {
+        self.distributions.get_or_init(Box::default)
+    }
 }
 
 /// A way to protect a connection, made ready to use.
@@ -261,6 +276,21 @@ impl Cluster {
     /// Responses by status, to internal requests or to others.
     pub fn statuses(&self, internal: bool) -> &StatusCounts {
         &self.state.statuses[usize::from(internal)]
+    }
+
+    /// The histograms, to record in.
+    pub fn distributions(&self) -> &Distributions {
+        self.state.distributions()
+    }
+
+    /// The histograms, when there are any.
+    pub fn recorded(&self) -> Option<&Distributions> {
+        self.state.distributions.get().map(Box::as_ref)
+    }
+
+    /// Counts a connection for as long as the result lives.
+    pub(crate) fn measured(&self) -> Measured {
+        Measured::new(&self.state, &self.stats)
     }
 
     /// The breaker of a priority.

@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod clock;
 pub mod cluster;
 pub mod connect;
+pub mod distribution;
 pub mod dns_cache;
 pub mod exchange;
 pub mod gather;

@@ -28,6 +28,7 @@ use crate::balance::Pick;
 use crate::breaker::Gauge;
 use crate::cluster::{Cluster, Transport, next_id};
 use crate::connect::{ConnectError, Dial, SocketDefaults, dial};
+use crate::distribution::Measured;
 use crate::host::Host;
 use crate::stream::Stream;
 use crate::tls::{TlsSession, peer_identity};
@@ -79,8 +80,8 @@ pub struct ConnFacts {
     pub session: Option<Arc<TlsSession>>,
     /// The peer's verified identity.
     pub peer: Option<Arc<PeerIdentity>>,
-    /// When it was made.
-    born: Instant,
+    /// Counts it.
+    measured: Measured,
     /// The host's [`drains`](crate::host::HostState::drains) then.
     drains: u32,
     _active: Gauge,
@@ -94,7 +95,9 @@ impl ConnFacts {
         host.state.is_removed()
             || host.transport.is_retired()
             || host.state.drains() != self.drains
-            || cluster.max_age.is_some_and(|max| now() - self.born >= max)
+            || cluster
+                .max_age
+                .is_some_and(|max| now() - self.measured.born() >= max)
     }
 }
 
@@ -200,13 +203,18 @@ impl Pools {
             transport: host.transport.id,
             needs: needs.clone(),
         };
-        match protocol {
+        let acquired = match protocol {
             UpstreamProtocol::Http2 => self.acquire_http2(cluster, host, key).await,
             UpstreamProtocol::Auto => self.acquire_auto(cluster, host, key).await,
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
                 self.acquire_http1(cluster, host, key).await
             }
+        };
+        if matches!(&acquired, Err(error) if !matches!(error, ConnectError::Overflow)) {
+            let ejected = &cluster.stats.rq_pending_failure_eject;
+            ejected.fetch_add(1, Ordering::Relaxed);
         }
+        acquired
     }
 
     /// A raw connection, for TCP proxying; never pooled.
@@ -236,6 +244,9 @@ impl Pools {
         let host_active = host.state.cx_active.enter();
         let drains = host.state.drains();
         let transport: &Transport = &host.transport;
+        let began = Instant::now();
+        cluster.stats.cx_total.fetch_add(1, Ordering::Relaxed);
+        host.state.cx_total.fetch_add(1, Ordering::Relaxed);
         let header = transport
             .proxy_protocol
             .as_deref()
@@ -255,8 +266,7 @@ impl Pools {
         .await;
         match result {
             Ok(stream) => {
-                cluster.stats.cx_total.fetch_add(1, Ordering::Relaxed);
-                host.state.cx_total.fetch_add(1, Ordering::Relaxed);
+                cluster.distributions().connected(began.elapsed());
                 let peer = stream.tls().and_then(|state| peer_identity(state, true));
                 let facts = ConnFacts {
                     id: next_id(),
@@ -270,7 +280,7 @@ impl Pools {
                     local: stream.socket().local_addr(),
                     tls: stream.tls().is_some(),
                     peer: peer.map(Arc::new),
-                    born: Instant::now(),
+                    measured: cluster.measured(),
                     drains,
                     _active: active,
                     _host_active: host_active,
@@ -278,17 +288,7 @@ impl Pools {
                 Ok((self.introduce(cluster, stream), facts))
             }
             Err(error) => {
-                cluster
-                    .stats
-                    .cx_connect_fail
-                    .fetch_add(1, Ordering::Relaxed);
-                host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
-                if matches!(error, ConnectError::Timeout) {
-                    cluster
-                        .stats
-                        .cx_connect_timeout
-                        .fetch_add(1, Ordering::Relaxed);
-                }
+                count_failure(cluster, host, &error);
                 Err(error)
             }
         }
@@ -299,6 +299,17 @@ impl Pools {
         let now = Instant::now();
         self.sweep_http1(now);
         self.sweep_http2(now);
+    }
+}
+
+/// Counts a connection that could not be made.
+fn count_failure(cluster: &Cluster, host: &Host, error: &ConnectError) {
+    let stats = &cluster.stats;
+    stats.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+    host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+    stats.cx_destroyed.fetch_add(1, Ordering::Relaxed);
+    if matches!(error, ConnectError::Timeout) {
+        stats.cx_connect_timeout.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -358,16 +358,17 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details \
                     proxy_100_continue upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action \
                     strip_matching_host_port strip_any_host_port strip_trailing_host_dot tracing \
-                    flush_access_log_on_new_request request_id_extension local_reply_config",
-        not_yet: "drain_timeout access_log_flush_interval \
-                    stream_error_on_invalid_http_message",
+                    flush_access_log_on_new_request request_id_extension local_reply_config original_ip_detection_extensions \
+                    early_header_mutation_extensions append_x_forwarded_port scheme_header_transformation \
+                    access_log_flush_interval",
+        not_yet: "drain_timeout stream_error_on_invalid_http_message",
         without_meaning: "http3_protocol_options http1_safe_max_connection_duration drain_timeout_jitter \
                     stream_flush_timeout append_local_overload",
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions",
-        effective: "flush_access_log_on_new_request",
-        not_yet: "access_log_flush_interval",
+        effective: "flush_access_log_on_new_request access_log_flush_interval",
+        not_yet: "",
         without_meaning: "flush_log_on_tunnel_successfully_established",
     },
     Coverage {
@@ -452,10 +453,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         effective: "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts hash_policy \
-                    tunneling_config max_downstream_connection_duration metadata_match",
+                    tunneling_config max_downstream_connection_duration metadata_match access_log_options \
+                    access_log_flush_interval flush_access_log_on_connected",
         not_yet: "",
-        without_meaning: "access_log_flush_interval flush_access_log_on_connected access_log_options check_drain_close \
-                    backoff_options",
+        without_meaning: "check_drain_close backoff_options",
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig",

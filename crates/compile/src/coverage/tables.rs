@@ -19,9 +19,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap",
-        effective: "node static_resources dynamic_resources admin layered_runtime default_regex_engine overload_manager",
+        effective: "node static_resources dynamic_resources admin layered_runtime default_regex_engine overload_manager \
+                    stats_config stats_flush_interval stats_flush_on_admin",
         not_yet: "",
-        without_meaning: "cluster_manager stats_config stats_flush_interval stats_flush_on_admin stats_sinks watchdog \
+        without_meaning: "cluster_manager stats_sinks watchdog \
                     watchdogs enable_dispatcher_stats stats_server_version_override \
                     use_tcp_for_dns_lookups dns_resolution_config typed_dns_resolver_config bootstrap_extensions \
                     deferred_stat_options default_socket_interface inline_headers application_log_config \
@@ -385,9 +386,9 @@ pub(super) static MESSAGES: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.listener.v3.FilterChain",
-        effective: "filter_chain_match filters transport_socket transport_socket_connect_timeout name",
+        effective: "filter_chain_match filters transport_socket transport_socket_connect_timeout name metadata",
         not_yet: "",
-        without_meaning: "metadata",
+        without_meaning: "",
     },
     Coverage {
         message: "envoy.config.listener.v3.FilterChainMatch",
@@ -402,9 +403,10 @@ pub(super) static MESSAGES: &[Coverage] = &[
                     per_connection_buffer_limit_bytes deprecated_v1 listener_filters listener_filters_timeout \
                     continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction \
                     enable_reuse_port access_log tcp_backlog_size bind_to_port drain_type \
-                    connection_balance_config ignore_global_conn_limit bypass_overload_manager tcp_fast_open_queue_length",
+                    connection_balance_config ignore_global_conn_limit bypass_overload_manager tcp_fast_open_queue_length \
+                    stat_prefix metadata",
         not_yet: "",
-        without_meaning: "stat_prefix stats_matcher metadata reuse_port max_connections_to_accept_per_socket_event",
+        without_meaning: "stats_matcher reuse_port max_connections_to_accept_per_socket_event",
     },
     Coverage {
         message: "envoy.config.listener.v3.Listener.DeprecatedV1",

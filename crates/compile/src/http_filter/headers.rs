@@ -32,7 +32,8 @@ pub(super) fn mutations(
     })
 }
 
-fn mutation(message: &rules::HeaderMutation) -> Compiled<HeaderOp> {
+/// One change.
+pub(crate) fn mutation(message: &rules::HeaderMutation) -> Compiled<HeaderOp> {
     use rules::header_mutation::Action;
     match &message.action {
         Some(Action::Remove(name)) => Ok(HeaderOp::Remove(header_name(name).within("remove")?)),

@@ -27,6 +27,9 @@ const MAX_CONNECTIONS: usize = 64;
 /// A request head must arrive within this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Content type of JSON.
+pub(super) const JSON: &str = "application/json";
+
 /// An answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -51,10 +54,16 @@ impl Answer {
         reason = "callers build the value in place"
     )]
     pub(crate) fn json(value: serde_json::Value) -> Self {
-        let body = serde_json::to_string_pretty(&value).unwrap_or_default();
+        // Envoy indents by one space, and ends with the line.
+        let mut body = Vec::new();
+        let layout = serde_json::ser::PrettyFormatter::with_indent(b" ");
+        let mut writer = serde_json::Serializer::with_formatter(&mut body, layout);
+        // Writing values to memory does not fail.
+        let _ = serde::Serialize::serialize(&value, &mut writer);
+        body.push(b'\n');
         Self {
             status: StatusCode::OK,
-            content_type: "application/json",
+            content_type: JSON,
             body: body.into(),
         }
     }

@@ -1,19 +1,27 @@
-//! `/stats` in its formats: counters of clusters, connection managers, listeners and the process.
+//! `/stats` in its formats.
+
+mod collect;
 
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use http::StatusCode;
-use meltemi_telemetry::envoy::{Scope, Stats};
-use meltemi_upstream::cluster::Cluster;
+use meltemi_telemetry::distribution::DEFAULT_BUCKETS;
+use meltemi_telemetry::envoy::{
+    Buckets, Named, Naming, Stats, family_name, histogram_text, histograms_json, prometheus_name,
+};
+use meltemi_traffic::statistics::{DEFAULT_FLUSH, Statistics};
 use regex::Regex;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Answer, decoded, parameter};
 use crate::state::Shared;
-use crate::stats::HttpStats;
+use crate::stats::{HttpStats, ListenerStats, TcpStats};
 
 const FORMATS: &str = "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n";
+const BUCKETS: &str =
+    "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n";
+const HIDDEN: &str = "usage: /stats?hidden=(include|only|exclude)\n\n";
 
 /// Which statistics are asked for.
 struct Wanted {
@@ -22,6 +30,10 @@ struct Wanted {
     used_only: bool,
     counters: bool,
     gauges: bool,
+    histograms: bool,
+    /// Only statistics that are never shown otherwise, of which there are none.
+    hidden_only: bool,
+    buckets: Buckets,
 }
 
 impl Wanted {
@@ -35,12 +47,26 @@ impl Wanted {
                 Err(error) => return Err(refuse(format!("Invalid re2 regex: {error}"))),
             },
         };
-        let (counters, gauges) = match parameter(query, "type") {
-            None | Some("All") => (true, true),
-            Some("Counters") => (true, false),
-            Some("Gauges") => (false, true),
-            Some("Histograms" | "TextReadouts") => (false, false),
+        let (counters, gauges, histograms) = match parameter(query, "type") {
+            None | Some("All") => (true, true, true),
+            Some("Counters") => (true, false, false),
+            Some("Gauges") => (false, true, false),
+            Some("Histograms") => (false, false, true),
+            Some("TextReadouts") => (false, false, false),
             Some(_) => return Err(refuse("invalid &type= param".to_owned())),
+        };
+        let buckets = match parameter(query, "histogram_buckets") {
+            None => Buckets::default(),
+            Some("prometheusnative") => {
+                let text = "Invalid histogram_buckets type for non prometheus stats type";
+                return Err(refuse(text.to_owned()));
+            }
+            Some(text) => Buckets::parse(text).ok_or_else(|| refuse(BUCKETS.to_owned()))?,
+        };
+        let hidden_only = match parameter(query, "hidden") {
+            None | Some("include" | "exclude") => false,
+            Some("only") => true,
+            Some(_) => return Err(refuse(HIDDEN.to_owned())),
         };
         Ok(Self {
             filter,
@@ -48,47 +74,79 @@ impl Wanted {
             used_only: parameter(query, "usedonly").is_some(),
             counters,
             gauges,
+            histograms,
+            hidden_only,
+            buckets,
         })
+    }
+
+    fn names(&self, name: &str) -> bool {
+        let filter = self.filter.as_ref();
+        !self.hidden_only && filter.is_none_or(|filter| filter.is_match(name) != self.inverted)
     }
 
     fn takes(&self, name: &str, gauge: bool, value: u64) -> bool {
         let kind = if gauge { self.gauges } else { self.counters };
-        let named = self
-            .filter
-            .as_ref()
-            .is_none_or(|filter| filter.is_match(name) != self.inverted);
-        kind && named && (!self.used_only || value > 0)
+        kind && (!self.used_only || value > 0) && self.names(name)
+    }
+
+    fn takes_histogram(&self, name: &str, count: u64) -> bool {
+        self.histograms && (!self.used_only || count > 0) && self.names(name)
     }
 }
 
 /// `/stats`.
 pub(super) fn answer(shared: &Shared, query: &str) -> Answer {
     let format = parameter(query, "format").unwrap_or("text");
+    if format == "prometheus" {
+        return prometheus(shared, query);
+    }
     let wanted = match Wanted::of(query) {
         Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
-    let all = all(shared);
+    match format {
+        "json" => {
+            let mut answer = Answer::text(StatusCode::OK, json(shared, &wanted));
+            answer.content_type = super::server::JSON;
+            answer
+        }
+        "text" | "html" | "active-html" => Answer::text(StatusCode::OK, text(shared, &wanted)),
+        _ => Answer::text(StatusCode::BAD_REQUEST, FORMATS),
+    }
+}
+
+fn text(shared: &Shared, wanted: &Wanted) -> String {
+    let all = collected(shared);
+    let mut lines = String::new();
+    for (name, gauge, value) in all.iter() {
+        if wanted.takes(name, gauge, value) {
+            let _ = writeln!(lines, "{name}: {value}");
+        }
+    }
+    for (name, flushed) in all.histograms() {
+        if wanted.takes_histogram(name, flushed.cumulative.count()) {
+            let shown = histogram_text(flushed, &bounds(shared, name), wanted.buckets);
+            let _ = writeln!(lines, "{name}{shown}");
+        }
+    }
+    lines
+}
+
+fn json(shared: &Shared, wanted: &Wanted) -> String {
+    let all = collected(shared);
     let chosen = all
         .iter()
         .filter(|(name, gauge, value)| wanted.takes(name, *gauge, *value));
-    match format {
-        "prometheus" => prometheus(shared, query),
-        "json" => {
-            let stats: Vec<Value> = chosen
-                .map(|(name, _, value)| json!({"name": name, "value": value}))
-                .collect();
-            Answer::json(json!({ "stats": stats }))
-        }
-        "text" | "html" | "active-html" => {
-            let mut lines = String::new();
-            for (name, _, value) in chosen {
-                let _ = writeln!(lines, "{name}: {value}");
-            }
-            Answer::text(StatusCode::OK, lines)
-        }
-        _ => Answer::text(StatusCode::BAD_REQUEST, FORMATS),
-    }
+    let mut stats: Vec<String> = chosen
+        .map(|(name, _, value)| format!("{{\"name\":{},\"value\":{value}}}", Value::from(name)))
+        .collect();
+    let histograms = all
+        .histograms()
+        .filter(|(name, flushed)| wanted.takes_histogram(name, flushed.cumulative.count()))
+        .map(|(name, flushed)| (name, flushed, bounds(shared, name)));
+    stats.extend(histograms_json(histograms, wanted.buckets));
+    format!("{{\"stats\":[{}]}}", stats.join(","))
 }
 
 /// Everything in Prometheus' text format: Istio's metrics, the process's, and Envoy's.
@@ -97,29 +155,87 @@ pub(super) fn prometheus(shared: &Shared, query: &str) -> Answer {
         Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
+    if matches!(wanted.buckets, Buckets::Disjoint | Buckets::Detailed) {
+        let text = "unsupported prometheus histogram bucket mode";
+        return Answer::text(StatusCode::BAD_REQUEST, text);
+    }
     let mut out = String::new();
     if wanted.filter.is_none() {
         shared.istio.render(&mut out);
         meltemi_telemetry::istio::build_info("proxy", env!("CARGO_PKG_VERSION"), &mut out);
         meltemi_telemetry::process::render(&mut out);
     }
-    let all = all(shared);
-    let used = |name: &str| {
-        let mut found = all.iter().filter(|(have, ..)| *have == name);
-        found.any(|(name, gauge, value)| wanted.takes(name, gauge, value))
-    };
-    let everything = wanted.filter.is_none() && !wanted.used_only;
-    all.prometheus(
-        shared.process.tags,
-        |name| everything || used(name),
-        &mut out,
+    let mut all = collected(shared);
+    all.retain(
+        // The type of statistics is no parameter of this format.
+        |name, value| (!wanted.used_only || value > 0) && wanted.names(name),
     );
+    let naming = Configured(shared.process.statistics.as_ref());
+    all.prometheus(&naming, wanted.buckets == Buckets::Summary, &mut out);
     let mut answer = Answer::text(StatusCode::OK, out);
     answer.content_type = meltemi_telemetry::PROMETHEUS_TEXT;
     answer
 }
 
-/// Sets all counters to zero; gauges stay.
+/// Names as the bootstrap wants them.
+struct Configured<'s>(Option<&'s Statistics>);
+
+impl Naming for Configured<'_> {
+    fn named(&self, name: &str) -> Named {
+        let Some(statistics) = self.0 else {
+            return prometheus_name(name);
+        };
+        let (rest, tags) = statistics.tagged(name);
+        let tags = tags.into_iter();
+        (
+            family_name(&rest),
+            tags.map(|(name, value)| (label(&name), value.to_string()))
+                .collect(),
+        )
+    }
+
+    fn bounds(&self, name: &str) -> Vec<f64> {
+        let configured = self.0.and_then(|statistics| statistics.bounds(name));
+        configured.unwrap_or(&DEFAULT_BUCKETS).to_vec()
+    }
+}
+
+/// A tag's name as a label.
+fn label(name: &str) -> String {
+    let letters = name.chars();
+    letters
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect()
+}
+
+fn bounds(shared: &Shared, name: &str) -> Vec<f64> {
+    Configured(shared.process.statistics.as_ref()).bounds(name)
+}
+
+fn collected(shared: &Shared) -> Stats {
+    let statistics = shared.process.statistics.as_ref();
+    if statistics.is_some_and(|statistics| statistics.flush_on_admin) {
+        flush(shared);
+    }
+    collect::all(shared)
+}
+
+/// Brings what histograms show up to date, for ever; its owner ends it.
+pub(crate) async fn keep_histograms(shared: Arc<Shared>) {
+    let statistics = shared.process.statistics.as_ref();
+    let interval = statistics.map_or(DEFAULT_FLUSH, |statistics| statistics.flush_interval);
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        flush(&shared);
+    }
+}
+
+fn flush(shared: &Shared) {
+    collect::for_each_histogram(shared, &mut |_, _, histogram| histogram.flush());
+}
+
+/// Sets all counters to zero; gauges and histograms stay.
 pub(super) fn reset(shared: &Shared) {
     for cluster in shared.clusters.all() {
         cluster.stats.reset();
@@ -129,127 +245,6 @@ pub(super) fn reset(shared: &Shared) {
     }
     HttpStats::reset_all();
     crate::http::counted::reset();
-}
-
-/// All counters and gauges.
-fn all(shared: &Shared) -> Stats {
-    let mut stats = Stats::default();
-    let clusters = shared.clusters.all();
-    for cluster in &clusters {
-        cluster_stats(cluster, &mut stats);
-    }
-    HttpStats::for_each(|name, value| stats.add_dotted(name, value));
-    crate::http::counted::for_each(|name, value| stats.add_dotted(name, value));
-    meltemi_filters::counters::for_each(|name, value| stats.add_dotted(name.to_owned(), value));
-    shared.clusters.for_each_dns_cache(|cache| {
-        let scope = format!("dns_cache.{}", cache.settings().name);
-        cache.for_each_stat(|name, value| stats.add_dotted(format!("{scope}.{name}"), value));
-    });
-    let live = u64::from(shared.live.load(Ordering::Acquire));
-    let updates = &shared.updates;
-    // table: scope, name, value
-    let process = [
-        ("cluster_manager", "active_clusters", clusters.len() as u64),
-        (
-            "cluster_manager",
-            "warming_clusters",
-            shared.clusters.warming().len() as u64,
-        ),
-        (
-            "listener_manager",
-            "total_listeners_active",
-            shared.listeners.table().listeners.len() as u64,
-        ),
-        ("listener_manager", "workers_started", live),
-        (
-            "control_plane",
-            "connected_state",
-            updates.connected_state(),
-        ),
-        ("server", "concurrency", shared.concurrency as u64),
-        ("server", "live", live),
-        ("server", "state", state(shared)),
-        ("server", "total_connections", shared.stats.active()),
-        ("server", "uptime", shared.uptime().as_secs()),
-    ];
-    for (scope, name, value) in process {
-        stats.add(Scope::Process(scope), name, value);
-    }
-    let subscriptions = [
-        ("cluster_manager", "cds", &updates.clusters),
-        ("listener_manager", "lds", &updates.listeners),
-        ("cluster_manager", "eds", &updates.endpoints),
-        ("http", "rds", &updates.routes),
-        ("server", "sds", &updates.secrets),
-        ("server", "ecds", &updates.extensions),
-    ];
-    for (scope, service, counters) in subscriptions {
-        counters.for_each(|name, value| {
-            stats.add(Scope::Process(scope), &format!("{service}.{name}"), value);
-        });
-    }
-    for (name, active) in shared.overload.active() {
-        let name = format!("envoy.overload_actions.{name}.active");
-        stats.add(Scope::Process("overload"), &name, active);
-    }
-    let all = Scope::Listener("all");
-    stats.add(all, "downstream_cx_active", shared.stats.active());
-    stats.add(all, "downstream_cx_total", shared.stats.total());
-    stats.add(all, "downstream_global_cx_overflow", shared.stats.refused());
-    let rejected = shared.overload.rejected.load(Ordering::Relaxed);
-    stats.add(all, "downstream_cx_overload_reject", rejected);
-    stats.add(all, "downstream_cx_overflow", shared.listeners.refused());
-    stats.add(all, "no_filter_chain_match", shared.stats.without_chain());
-    stats
-}
-
-/// Envoy's number of the process's state.
-fn state(shared: &Shared) -> u64 {
-    match super::state_name(shared) {
-        "LIVE" => 0,
-        "DRAINING" => 1,
-        _ => 2,
-    }
-}
-
-fn cluster_stats(cluster: &Cluster, stats: &mut Stats) {
-    let scope = Scope::Cluster(cluster.stat_name());
-    cluster
-        .stats
-        .for_each(|name, value| stats.add(scope, name, value));
-    cluster.for_each_limit(&mut |name, value| stats.add(scope, name, value));
-    let mut answered = 0;
-    for (internal, origin) in [(true, "internal"), (false, "external")] {
-        cluster.statuses(internal).for_each(|status, count| {
-            answered += count;
-            stats.add(scope, &format!("upstream_rq_{status}"), count);
-            stats.add(scope, &format!("{origin}.upstream_rq_{status}"), count);
-            let class = format!("{origin}.upstream_rq_{}xx", status / 100);
-            stats.add(scope, &class, count);
-            stats.add(scope, &format!("{origin}.upstream_rq_completed"), count);
-        });
-    }
-    stats.add(scope, "upstream_rq_completed", answered);
-    let breaker = cluster.breaker(false);
-    stats.add(scope, "upstream_rq_active", breaker.requests.get().into());
-    stats.add(
-        scope,
-        "upstream_cx_active",
-        breaker.connections.get().into(),
-    );
-    stats.add(
-        scope,
-        "upstream_rq_pending_active",
-        breaker.pending.get().into(),
-    );
-    let hosts = cluster.hosts.load();
-    let healthy = hosts
-        .all()
-        .iter()
-        .filter(|host| host.health() == meltemi_traffic::endpoint::Health::Healthy)
-        .count();
-    stats.add(scope, "membership_total", hosts.all().len() as u64);
-    stats.add(scope, "membership_healthy", healthy as u64);
-    let degraded = hosts.all().iter().filter(|host| host.is_degraded()).count();
-    stats.add(scope, "membership_degraded", degraded as u64);
+    ListenerStats::reset_all();
+    TcpStats::reset_all();
 }

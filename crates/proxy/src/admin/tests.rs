@@ -37,6 +37,12 @@ fn readiness_follows_configuration_and_drain() {
         ask(&shared, Method::POST, "/drain_listeners").0,
         StatusCode::OK
     );
+    // Who stops to accept still answers what was accepted.
+    assert_eq!(ask(&shared, Method::GET, "/ready").0, StatusCode::OK);
+    assert_eq!(
+        ask(&shared, Method::POST, "/quitquitquit").0,
+        StatusCode::OK
+    );
     assert_eq!(
         ask(&shared, Method::GET, "/ready").0,
         StatusCode::SERVICE_UNAVAILABLE

@@ -6,6 +6,7 @@ use meltemi_proto::envoy::config::core::v3::TypedExtensionConfig;
 use meltemi_proto::envoy::config::listener::v3::Listener as ListenerMessage;
 use meltemi_traffic::Str;
 use meltemi_traffic::discovery::Source;
+use meltemi_traffic::endpoint::Address;
 use meltemi_traffic::hcm::RouteSource;
 use meltemi_traffic::listener::{Listener, Terminal};
 use meltemi_upstream::tls::secret_references;
@@ -40,6 +41,7 @@ pub(super) fn needs(listener: &Listener) -> Vec<Need> {
 impl Hub {
     /// Takes a listener; it starts once its routes, secrets and filters are there.
     pub(super) fn add_listener(&mut self, listener: Arc<Listener>) -> Result<(), ApplyError> {
+        self.check_addresses(&listener)?;
         self.shared.listeners.check(&listener)?;
         super::secrets::check_listener_tls(&listener)?;
         self.check_clusters_of(&listener)?;
@@ -48,6 +50,27 @@ impl Hub {
         self.need_more(Owner(ResourceType::Listener, listener.name.clone()), wanted);
         self.waiting_listeners
             .insert(listener.name.clone(), listener);
+        Ok(())
+    }
+
+    /// No two listeners have the same address, whether they bind to it or not; port 0 is another one each time.
+    fn check_addresses(&self, listener: &Listener) -> Result<(), ApplyError> {
+        let table = self.shared.listeners.table();
+        let served = table.listeners.values().map(|served| &served.config);
+        let others = self.waiting_listeners.values().chain(served);
+        for other in others.filter(|other| other.name != listener.name) {
+            let shared = listener.addresses.iter().find(|address| {
+                let chosen_later = matches!(address, Address::Socket(at) if at.port() == 0);
+                !chosen_later && other.addresses.contains(address)
+            });
+            if let Some(address) = shared {
+                return Err(ApplyError::DuplicateAddress {
+                    listener: listener.name.clone(),
+                    address: address.to_string(),
+                    other: other.name.clone(),
+                });
+            }
+        }
         Ok(())
     }
 

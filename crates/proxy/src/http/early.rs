@@ -3,15 +3,20 @@
 //!
 //! Pure decisions on one [`Request`]; the caller sends what comes out.
 
+mod forwarded;
+
+pub(crate) use forwarded::{append_xff, own_address};
+
 use bytes::Bytes;
 use http::header::{
     CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
     USER_AGENT,
 };
 use http::{Method, StatusCode};
-use meltemi_traffic::access::Protocol;
+use meltemi_traffic::access::{Protocol, StreamInfo};
 use meltemi_traffic::flags::ResponseFlags;
-use meltemi_traffic::hcm::{ConnectionManager, EscapedSlashes, StripPort, Underscores};
+use meltemi_traffic::hcm::{ConnectionManager, EscapedSlashes, SchemeRule, StripPort, Underscores};
+use meltemi_traffic::mutation::apply_request;
 use meltemi_traffic::path;
 use meltemi_traffic::select::without_port;
 use std::net::IpAddr;
@@ -34,6 +39,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+
 /// Control headers that only internal requests may bring.
 const CONTROL: [HeaderName; 12] = [
     HeaderName::from_static("x-envoy-retry-on"),
@@ -42,7 +49,7 @@ const CONTROL: [HeaderName; 12] = [
     HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-force-trace"),
+    FORCE_TRACE,
     HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
     HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
@@ -66,6 +73,8 @@ pub(crate) struct Early {
     pub internal: bool,
     /// An upgrade that was asked for and is allowed, in lower case.
     pub upgrade: Option<Bytes>,
+    /// An internal service asks for a trace, and for the request's id in its response.
+    pub force_trace: bool,
     /// Stable random number of the request.
     pub random: u64,
 }
@@ -88,9 +97,20 @@ pub(crate) fn process(
         upgrade: upgrade(request),
         ..Early::default()
     };
-    let present = Present::of(&request.headers);
+    let mut present = Present::of(&request.headers);
     remove_hop_by_hop(hcm, request, early.upgrade.is_some(), &present);
-    forwarded(hcm, conn, request, &mut early, &present);
+    if !hcm.early_mutations.is_empty() {
+        let mut info = StreamInfo::default();
+        conn.describe(&mut info);
+        apply_request(&hcm.early_mutations, request, &info);
+        present = Present::of(&request.headers);
+    }
+    forwarded::apply(hcm, conn, request, &mut early, &present)?;
+    if let SchemeRule::Overwrite(https) = hcm.scheme {
+        request.https = https;
+        let proto = HeaderValue::from_static(if https { "https" } else { "http" });
+        request.headers.insert(X_FORWARDED_PROTO, proto);
+    }
     request_id(hcm, request, &mut early, &present);
     xfcc::apply(hcm, conn, &mut request.headers, present.client_cert);
     if hcm.add_user_agent {
@@ -387,140 +407,6 @@ fn remove_listed(headers: &mut HeaderMap) {
     }
     headers.remove(KEEP_ALIVE);
     headers.remove(HTTP2_SETTINGS);
-}
-
-fn forwarded(
-    hcm: &ConnectionManager,
-    conn: &ConnInfo,
-    request: &mut Request,
-    early: &mut Early,
-    present: &Present,
-) {
-    let peer = conn.remote.ip();
-    let chain = if present.forwarded_for {
-        last_xff(&request.headers)
-    } else {
-        Vec::new()
-    };
-    let trusted = {
-        let skip = if hcm.use_remote_address {
-            hcm.xff_trusted_hops as usize
-        } else {
-            hcm.xff_trusted_hops as usize + 1
-        };
-        if skip == 0 || !present.forwarded_for {
-            None
-        } else {
-            chain.get(chain.len().wrapping_sub(skip)).copied().flatten()
-        }
-    };
-    early.remote = Some(trusted.unwrap_or(peer));
-    if hcm.use_remote_address && !hcm.skip_xff_append {
-        // The far side could not tell our loopback from its own.
-        let shown = if is_own(peer) { own_address() } else { peer };
-        append_xff(&mut request.headers, shown);
-    }
-    let scheme = if conn.tls.is_some() { "https" } else { "http" };
-    let said = present.forwarded_proto && !(hcm.use_remote_address && hcm.xff_trusted_hops == 0);
-    let https = if said {
-        let have = request.headers.get(X_FORWARDED_PROTO);
-        have.is_some_and(|value| value == "https")
-    } else {
-        let proto = HeaderValue::from_static(scheme);
-        request.headers.insert(X_FORWARDED_PROTO, proto);
-        conn.tls.is_some()
-    };
-    if !request.absolute && request.protocol != Protocol::Http2 {
-        request.https = https;
-    }
-    early.internal = is_internal(hcm, &chain, early.remote);
-    if early.internal {
-        request
-            .headers
-            .insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
-        return;
-    }
-    remove_control(hcm, request, early, present);
-}
-
-/// Control headers are for internal requests; the edge also says who the outside client is.
-fn remove_control(
-    hcm: &ConnectionManager,
-    request: &mut Request,
-    early: &Early,
-    present: &Present,
-) {
-    let edge = hcm.use_remote_address;
-    if present.envoy {
-        request.headers.remove(X_ENVOY_INTERNAL);
-        for name in &CONTROL {
-            request.headers.remove(name);
-        }
-    }
-    if edge {
-        if present.envoy {
-            for name in &EDGE_CONTROL {
-                request.headers.remove(name);
-            }
-        }
-        if let Some(address) = early.remote
-            && let Ok(value) = HeaderValue::from_str(&address.to_string())
-        {
-            request.headers.insert(X_ENVOY_EXTERNAL_ADDRESS, value);
-        }
-        if !hcm.preserve_external_request_id {
-            request.headers.remove(X_REQUEST_ID);
-        }
-    }
-}
-
-fn last_xff(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let values = headers.get_all(X_FORWARDED_FOR);
-    let all = values
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    all.map(|entry| std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok())
-        .collect()
-}
-
-/// 127.0.0.1 or ::1: the other loopback addresses are told as they are.
-fn is_own(peer: IpAddr) -> bool {
-    peer == std::net::Ipv4Addr::LOCALHOST || peer == std::net::Ipv6Addr::LOCALHOST
-}
-
-/// The machine's first IPv4 address that is not loopback.
-pub(crate) fn own_address() -> IpAddr {
-    static OWN: std::sync::LazyLock<IpAddr> = std::sync::LazyLock::new(|| {
-        let all = nix::ifaddrs::getifaddrs().ok().into_iter().flatten();
-        all.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
-            .find(|address| !address.is_loopback())
-            .unwrap_or(std::net::Ipv4Addr::LOCALHOST)
-            .into()
-    });
-    *OWN
-}
-
-pub(crate) fn append_xff(headers: &mut HeaderMap, peer: IpAddr) {
-    let peer = peer.to_string();
-    let value = match headers.get(X_FORWARDED_FOR) {
-        None => HeaderValue::from_str(&peer),
-        Some(have) => HeaderValue::from_bytes(&[have.as_bytes(), b",", peer.as_bytes()].concat()),
-    };
-    if let Ok(value) = value {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
-}
-
-/// Exactly one address is known, and that one is internal. `chain` is what came in X-Forwarded-For; at the edge the
-/// peer is the one more.
-fn is_internal(hcm: &ConnectionManager, chain: &[Option<IpAddr>], client: Option<IpAddr>) -> bool {
-    let is_single = if hcm.use_remote_address && hcm.xff_trusted_hops == 0 {
-        chain.is_empty()
-    } else {
-        matches!(chain, [Some(_)])
-    };
-    let blocks = &hcm.internal_addresses;
-    is_single && client.is_some_and(|client| blocks.iter().any(|block| block.contains(client)))
 }
 
 fn request_id(

@@ -19,6 +19,7 @@ use meltemi_traffic::route::{
 use meltemi_traffic::select::{RouteFacts, Selected};
 use meltemi_upstream::exchange::{BodyKind, ResponseLength};
 use meltemi_upstream::http1::{Conn, Http1Error};
+use meltemi_wire::http1::Piece;
 use meltemi_wire::http1::encode::reason;
 
 use super::downstream::{ClientError, Downstream, Http1Side};
@@ -30,6 +31,7 @@ use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
 use crate::listener::HttpRuntime;
 use crate::state::Drain;
+use crate::stats::count;
 use crate::worker::Worker;
 
 /// Time that idle connections to a replaced chain get (Istio's `drainDuration`).
@@ -84,12 +86,35 @@ impl Context {
             .shared
             .health_failed
             .load(std::sync::atomic::Ordering::Relaxed);
-        process || failed || *self.info.chain.retired.borrow()
+        process || failed || *self.info.chain.retired.borrow() || self.is_drained_by_sequence()
+    }
+
+    /// A drain sequence chose this response.
+    fn is_drained_by_sequence(&self) -> bool {
+        let sequences = &self.worker().shared.sequences;
+        self.drains_with_process()
+            && sequences.closes(self.info.listener.config.direction, fastrand::f64)
     }
 
     /// False where only changes of the listener drain it (`drain_type: MODIFY_ONLY`).
     fn drains_with_process(&self) -> bool {
         !self.info.listener.config.drain_modify_only
+    }
+
+    /// Whether the connection stays open after a response, the last of so many; counts why not.
+    pub(crate) fn keeps_open(&self, served: u32) -> bool {
+        let counters = &self.runtime().stats.counters;
+        let max = self.hcm().max_requests_per_connection;
+        if self.is_draining() {
+            count(&counters.cx_drained);
+        } else if self.sheds_keepalive() {
+            count(&counters.cx_no_keepalive);
+        } else if max.is_some_and(|max| served >= max) {
+            count(&counters.cx_max_requests);
+        } else {
+            return true;
+        }
+        false
     }
 
     /// The overload manager wants this connection to end with its present exchange.
@@ -254,6 +279,9 @@ async fn run(
     if context.runtime().filter_missing {
         return Err(Reply::filter_missing());
     }
+    if context.hcm().filters.is_empty() {
+        return unanswered(down, idle).await;
+    }
     route(exchange, down, idle).await
 }
 
@@ -280,19 +308,20 @@ async fn route(
         Err(filters::Stop::Reply(reply)) => return Err(reply),
         Err(filters::Stop::ClientGone(error)) => return Ok(Ended::ClientGone(error)),
     }
+    count(&context.runtime().stats.counters.rq_routed);
     if let Some(reply) = plan.missing.take() {
-        let stats = &context.runtime().stats;
+        let counters = &context.runtime().stats.counters;
         count(if reply.flags.any_of(ResponseFlags::NO_ROUTE_FOUND) {
-            &stats.no_route
+            &counters.no_route
         } else {
-            &stats.rq_direct_response
+            &counters.rq_direct_response
         });
         return Err(reply);
     }
     let route = Arc::clone(&plan.route);
     match &route.action {
         Action::Redirect(redirect) => {
-            count(&context.runtime().stats.rq_direct_response);
+            count(&context.runtime().stats.counters.rq_direct_response);
             let scheme: &[u8] = if forwarded_https(&exchange.request) {
                 b"https"
             } else {
@@ -306,7 +335,7 @@ async fn route(
             Err(Reply::redirect(redirect.status, &location))
         }
         Action::Respond(answer) => {
-            count(&context.runtime().stats.rq_direct_response);
+            count(&context.runtime().stats.counters.rq_direct_response);
             let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
             let mut reply = Reply::new(status, "", "direct_response");
             reply.body = answer.body.clone();
@@ -320,8 +349,25 @@ async fn route(
     }
 }
 
-fn count(counter: &std::sync::atomic::AtomicU64) {
-    counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+/// Nobody answers where there is no filter: the client leaves, or the stream is idle for too long.
+async fn unanswered(down: &mut Downstream<'_>, idle: &mut IdleTimer) -> Result<Ended, Reply> {
+    std::future::poll_fn(|cx| {
+        while !down.body_finished() {
+            match down.poll_body(cx) {
+                Poll::Ready(Ok(Piece::NeedMore)) | Poll::Pending => break,
+                Poll::Ready(Ok(_)) => idle.touch(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Ok(Ended::ClientGone(error))),
+            }
+        }
+        if down.body_finished()
+            && let Poll::Ready(error) = down.poll_gone(cx)
+        {
+            return Poll::Ready(Ok(Ended::ClientGone(error)));
+        }
+        let complete = down.body_finished();
+        idle.poll(cx).map(|()| Err(Reply::idle(complete)))
+    })
+    .await
 }
 
 /// Where the request itself points, which Envoy adds to direct responses of 201 and 3xx (RFC 9110 §10.2.2).

@@ -22,6 +22,7 @@ use std::task::Poll;
 
 use http::header::{HeaderName, HeaderValue};
 use meltemi_traffic::cluster::ClusterKind;
+use meltemi_traffic::hcm::SchemeRule;
 use meltemi_traffic::retry::{RequestRetry, RetryPolicy};
 use meltemi_traffic::rewrite::HostRewrite;
 use meltemi_traffic::route::{Connect, Forward};
@@ -162,8 +163,7 @@ fn refuses_websocket(exchange: &Exchange, start: &ResponseStart, stream: &Stream
 /// The cluster, unless the control plane wants this request dropped.
 fn admit(exchange: &Exchange, forward: &Forward) -> Result<Arc<Cluster>, Reply> {
     let Some(cluster) = exchange.cluster.clone() else {
-        let stats = &exchange.context.runtime().stats;
-        stats.no_cluster.fetch_add(1, Ordering::Relaxed);
+        crate::stats::count(&exchange.context.runtime().stats.counters.no_cluster);
         return Err(Reply::no_cluster(forward.cluster_not_found));
     };
     match cluster.hosts.load().overload() {
@@ -373,7 +373,10 @@ impl Attempts {
         let request = &exchange.request;
         let outgoing = Outgoing {
             method: &request.method,
-            https: request.https,
+            https: match exchange.context.hcm().scheme {
+                SchemeRule::MatchUpstream => host.transport.tls.is_some(),
+                SchemeRule::Keep | SchemeRule::Overwrite(_) => request.https,
+            },
             authority: &request.authority,
             path: &request.path,
             headers: &request.headers,
@@ -479,6 +482,7 @@ impl Attempts {
         };
         let ended = pump::both(sides, &mut self.body, &mut self.timeouts, idle).await;
         exchange.upstream.wire = stream.take_wire();
+        exchange.upstream.complete = matches!(ended, Ended::Complete);
         match ended {
             Ended::Complete => stream.finish(),
             Ended::Broken | Ended::ClientGone(_) | Ended::Redirected(_) => stream.abort(),

@@ -15,6 +15,7 @@ use meltemi_upstream::keepalive::KeepAlive;
 use meltemi_upstream::stream::Rewound;
 use meltemi_wire::frames::FrameLimits;
 
+use super::age::Age;
 use super::downstream::{Downstream, Http2Side};
 use super::early;
 use super::exchange::{self, Context};
@@ -80,12 +81,14 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
     let mut keepalive = KeepAlive::new(connection.ping_pong(), hcm.http2.keepalive);
     let context = Context::new(Rc::clone(&info));
     let mut draining = false;
+    let mut age = Age::new(&hcm, &context.runtime().stats);
+    let mut served: u32 = 0;
     let mut idle = IdleTimer::new(hcm.idle_timeout);
     let streams = Rc::<Streams>::default();
     let mut drain = std::pin::pin!(context.draining());
     loop {
         let accepted = std::future::poll_fn(|cx| {
-            if !draining && drain.as_mut().poll(cx).is_ready() {
+            if !draining && (drain.as_mut().poll(cx).is_ready() || age.poll_limit(cx).is_ready()) {
                 draining = true;
                 connection.graceful_shutdown();
             }
@@ -108,7 +111,8 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
         match accepted {
             Some(Ok((head, respond))) => {
                 idle.touch();
-                if !draining && context.sheds_keepalive() {
+                served = served.saturating_add(1);
+                if !draining && !context.keeps_open(served) {
                     draining = true;
                     connection.graceful_shutdown();
                 }
@@ -116,11 +120,7 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
                 tokio::task::spawn_local(clock::in_turns(stream));
             }
             Some(Err(error)) => {
-                match broken.get() {
-                    Some(flood) => tracing::info!(%flood, "client flooded its connection"),
-                    None => tracing::debug!(%error, "http2 connection ended"),
-                }
-                return;
+                return tell_end(&broken, &error);
             }
             None if streams.are_reset_too_often() => {
                 tracing::info!("client resets too many of its requests");
@@ -128,6 +128,14 @@ pub(super) async fn serve(info: Rc<ConnInfo>, hcm: Arc<ConnectionManager>, strea
             }
             None => return,
         }
+    }
+}
+
+/// Says in our log how a connection ended.
+fn tell_end(broken: &Broken, error: &h2::Error) {
+    match broken.get() {
+        Some(flood) => tracing::info!(%flood, "client flooded its connection"),
+        None => tracing::debug!(%error, "http2 connection ended"),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -26,11 +27,13 @@ use meltemi_wire::grpc::MessageCounter;
 use tokio::time::Instant;
 
 use super::early::{Early, X_REQUEST_ID};
-use super::exchange::Context;
+use super::exchange::Context as Connection;
 use super::filters::Work;
 use super::forward::{Followed, KeptBody};
 use super::request::Request;
 use super::trace::Trace;
+use crate::idle::Ticker;
+use crate::stats::responded;
 
 /// Details of an exchange whose redirect was followed.
 const FOLLOWED: &str = "internal_redirect";
@@ -38,7 +41,7 @@ const FOLLOWED: &str = "internal_redirect";
 /// Everything about one exchange.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    pub context: Context,
+    pub context: Connection,
     pub request: Request,
     pub early: Early,
     /// Since the Unix epoch.
@@ -85,6 +88,8 @@ pub(crate) struct Exchange {
     pub cookie: Option<String>,
     /// There was no request that could be read: nothing of it is logged.
     pub refused: bool,
+    /// When the next entry of a log is due before the end.
+    periodic: Ticker,
     recorded: bool,
 }
 
@@ -98,6 +103,8 @@ pub(crate) struct Upstream {
     pub peer: Option<Arc<meltemi_traffic::tls::PeerIdentity>>,
     pub session: Option<Arc<TlsSession>>,
     pub tls: bool,
+    /// All of its response has come.
+    pub complete: bool,
     /// Bytes sent and received.
     pub wire: (u64, u64),
 }
@@ -121,7 +128,7 @@ impl Upstream {
 }
 
 impl Exchange {
-    pub(crate) fn new(context: &Context, request: Request) -> Self {
+    pub(crate) fn new(context: &Connection, request: Request) -> Self {
         context
             .runtime()
             .stats
@@ -160,6 +167,7 @@ impl Exchange {
             followed: None,
             cookie: None,
             refused: false,
+            periodic: Ticker::new(context.hcm().log_interval),
             recorded: false,
         }
     }
@@ -299,7 +307,7 @@ impl Exchange {
         if let Some(trace) = &self.trace {
             info.trace_id = &trace.trace_id;
             info.span_id = &trace.span_id;
-            info.traced = trace.drawn;
+            info.traced = trace.forced;
         }
         if !self.refused {
             info.stream_id = self.request.text(&X_REQUEST_ID).unwrap_or_default();
@@ -340,13 +348,33 @@ impl Exchange {
         let runtime = self.context.runtime();
         // A redirect that was followed is no response.
         let status = self.status.filter(|_| self.details != FOLLOWED);
-        runtime.stats.ended(status.map(|status| status.as_u16()));
+        let status = status.map(|status| status.as_u16());
+        runtime.stats.ended(status, duration);
+        responded(&runtime.responses, status);
+        self.charge_upstream();
         if self.times.upstream_first_rx.is_some() {
             self.times.upstream_last_rx.get_or_insert(duration);
         }
         super::trace::finish(self, duration);
         super::filters::report(self, duration);
         self.log("DownstreamEnd", Some(duration));
+    }
+
+    /// Counts how long the upstream took from the request's end to its response's.
+    fn charge_upstream(&self) {
+        let Some(cluster) = self.cluster.as_ref().filter(|_| self.upstream.complete) else {
+            return;
+        };
+        let end = self.times.last_tx.unwrap_or_default();
+        let took = end.saturating_sub(self.times.request_end.unwrap_or_default());
+        cluster.distributions().answered(took, self.early.internal);
+    }
+
+    /// Writes the entries that are due before the end.
+    pub(crate) fn poll_log(&mut self, cx: &mut Context<'_>) {
+        while self.periodic.ticks(cx) {
+            self.log("DownstreamPeriodic", Some(self.elapsed()));
+        }
     }
 
     /// Writes an entry to every log that wants it.

@@ -193,6 +193,17 @@ impl Reply {
         )
     }
 
+    /// Nothing happened for too long, before or after the request was complete.
+    pub(crate) fn idle(request_complete: bool) -> Self {
+        let status = if request_complete {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        };
+        Self::new(status, "stream timeout", "stream_idle_timeout")
+            .flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
+    }
+
     /// The route's timeout.
     pub(crate) fn timeout(details: &'static str) -> Self {
         Self::new(

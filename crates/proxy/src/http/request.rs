@@ -187,6 +187,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 impl Headers for Request {
+    fn size(&self) -> usize {
+        Headers::size(&self.headers)
+    }
+
     fn get(&self, name: &HeaderName) -> Option<&[u8]> {
         let found = Headers::get(&self.headers, name);
         let announced = || self.announced.as_ref().filter(|_| *name == CONTENT_LENGTH);

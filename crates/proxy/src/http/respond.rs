@@ -189,7 +189,7 @@ pub(crate) fn complete(exchange: &Exchange, headers: &mut HeaderMap) {
     if let Some(via) = &runtime.via {
         add_via(headers, via);
     }
-    if hcm.always_set_request_id_in_response
+    if (hcm.always_set_request_id_in_response || exchange.early.force_trace)
         && let Some(id) = exchange.request.headers.get(X_REQUEST_ID)
     {
         headers.insert(X_REQUEST_ID, id.clone());

@@ -35,8 +35,8 @@ pub(crate) struct Trace {
     /// For `%TRACE_ID%` and `%SPAN_ID%`.
     pub trace_id: String,
     pub span_id: String,
-    /// Drawn at random: what the traceable filter of logs passes.
-    pub drawn: bool,
+    /// A service asked for it: what the traceable filter of logs passes.
+    pub forced: bool,
     name: String,
     /// The span stands for a request that came in.
     server: bool,
@@ -93,7 +93,7 @@ pub(crate) fn begin(exchange: &mut Exchange) {
         trace_id: context.trace_text(),
         span_id,
         context,
-        drawn: reason == Reason::Sampled,
+        forced: reason == Reason::ServiceForced,
         name,
         server,
         egress,
@@ -347,11 +347,6 @@ fn flags_of_attempt(info: &StreamInfo<'_>, retried: bool) -> String {
 pub(crate) fn on_response(exchange: &mut Exchange, headers: &mut HeaderMap) {
     if exchange.context.hcm().tracing.is_none() {
         return;
-    }
-    if exchange.request.headers.contains_key(FORCE_TRACE)
-        && let Some(id) = exchange.request.headers.get(X_REQUEST_ID)
-    {
-        headers.insert(X_REQUEST_ID, id.clone());
     }
     let Some(own) = &mut exchange.trace else {
         return;

@@ -54,6 +54,12 @@ fn element(
         parts.push(format!("By={}", quoted(uri)));
     }
     parts.push(format!("Hash={}", peer.fingerprint_256));
+    if details.cert {
+        parts.push(format!("Cert=\"{}\"", peer.url_encoded_pem()));
+    }
+    if details.chain {
+        parts.push(format!("Chain=\"{}\"", peer.url_encoded_chain()));
+    }
     if details.subject {
         parts.push(format!("Subject=\"{}\"", peer.subject.replace('"', "\\\"")));
     }

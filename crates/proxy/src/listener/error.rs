@@ -18,6 +18,16 @@ pub enum ApplyError {
         #[source]
         source: io::Error,
     },
+    /// Another listener has one of its addresses.
+    #[error("listener {listener}: address {address} is that of listener {other}")]
+    DuplicateAddress {
+        /// Which listener.
+        listener: Str,
+        /// The address.
+        address: String,
+        /// Who has it.
+        other: Str,
+    },
     /// A route names a cluster that does not exist.
     #[error("{kind} {name}: route_config: cluster {cluster} is unknown")]
     UnknownCluster {

@@ -255,6 +255,15 @@ stats! {
         "membership_change" Counter "Changes of the host set.";
         "update_success" Counter "Endpoint updates taken.";
         "update_failure" Counter "Endpoint updates that failed.";
+        "upstream_cx_http1_total" Counter "Connections that speak HTTP/1.";
+        "upstream_cx_http2_total" Counter "Connections that speak HTTP/2.";
+        "upstream_cx_destroy" Counter "Connections that ended.";
+        "upstream_rq_pending_total" Counter "Requests that waited for a connection.";
+        "upstream_rq_pending_failure_eject" Counter "Requests that waited for a connection that failed.";
+        "upstream_rq_active_overflow" Counter "Requests refused because too many run.";
+        "lb_healthy_panic" Counter "Picks that ignored health.";
+        "update_attempt" Counter "Name lookups made.";
+        "membership_degraded" Gauge "Hosts that are degraded.";
     }
     "http" {
         "downstream_rq_total" Counter "Requests.";
@@ -266,11 +275,68 @@ stats! {
         "downstream_rq_5xx" Counter "Responses of this class.";
         "no_route" Counter "Requests without route.";
         "no_cluster" Counter "Requests whose cluster does not exist.";
+        "downstream_rq_http1_total" Counter "HTTP/1 requests.";
+        "downstream_rq_http2_total" Counter "HTTP/2 requests.";
+        "rq_total" Counter "Requests that came as far as the router.";
+        "rq_redirect" Counter "Redirects to another scheme.";
+        "rq_direct_response" Counter "Direct responses and redirects of routes.";
+        "downstream_rq_response_before_rq_complete" Counter "Responses that ended before their request.";
+        "downstream_rq_rx_reset" Counter "Streams that ended by a reset, of whichever side.";
+        "downstream_rq_header_timeout" Counter "Requests whose head came too slowly.";
+        "downstream_rq_timeout" Counter "Requests that came too slowly.";
+        "downstream_rq_idle_timeout" Counter "Exchanges that were idle for too long.";
+        "downstream_rq_max_duration_reached" Counter "Exchanges that took too long.";
+        "downstream_rq_overload_close" Counter "Requests that were refused under pressure.";
+        "downstream_rq_too_large" Counter "Requests whose body was too large to be buffered.";
+        "rs_too_large" Counter "Responses whose body was too large to be buffered.";
+        "downstream_rq_non_relative_path" Counter "Requests whose path does not begin with a slash.";
+        "downstream_rq_failed_path_normalization" Counter "Requests whose path cannot be normalized.";
+        "downstream_rq_redirected_with_normalized_path" Counter "Requests that were redirected to their normalized path.";
+        "downstream_rq_ws_on_non_ws_route" Counter "Upgrades that their route does not allow.";
+        "downstream_cx_http1_total" Counter "Connections that spoke HTTP/1.";
+        "downstream_cx_http2_total" Counter "Connections that spoke HTTP/2.";
+        "downstream_cx_ssl_total" Counter "Connections with TLS.";
+        "downstream_cx_destroy" Counter "Connections that ended.";
+        "downstream_cx_protocol_error" Counter "Connections that broke the protocol.";
+        "downstream_cx_idle_timeout" Counter "Connections that were idle for too long.";
+        "downstream_cx_max_duration_reached" Counter "Connections that reached their age.";
+        "downstream_cx_max_requests_reached" Counter "Connections that served as many requests as they may.";
+        "downstream_cx_drain_close" Counter "Connections that were closed because of a drain.";
+        "downstream_cx_overload_disable_keepalive" Counter "Connections that were not kept under pressure.";
+        "downstream_cx_upgrades_total" Counter "Upgrades.";
+        "downstream_rq_completed" Counter "Responses.";
+        "downstream_cx_total" Counter "Connections.";
+        "downstream_cx_active" Gauge "Connections open.";
+        "downstream_cx_http1_active" Gauge "Connections open that speak HTTP/1.";
+        "downstream_cx_http2_active" Gauge "Connections open that speak HTTP/2.";
+        "downstream_cx_ssl_active" Gauge "Connections open with TLS.";
+    }
+    "tcp" {
+        "downstream_cx_total" Counter "Connections.";
+        "downstream_cx_no_route" Counter "Connections whose cluster does not exist.";
+        "downstream_cx_rx_bytes_total" Counter "Bytes received from clients.";
+        "downstream_cx_tx_bytes_total" Counter "Bytes sent to clients.";
+        "idle_timeout" Counter "Connections on which nothing moved for too long.";
+        "max_downstream_connection_duration" Counter "Connections that reached their age.";
     }
     "listener" {
         "downstream_cx_total" Counter "Connections accepted.";
         "downstream_cx_active" Gauge "Connections open.";
         "no_filter_chain_match" Counter "Connections that found no filter chain.";
+        "downstream_cx_destroy" Counter "Connections that ended.";
+        "downstream_cx_overflow" Counter "Connections refused by the listener's limit.";
+        "downstream_cx_overload_reject" Counter "Connections refused under pressure.";
+        "downstream_global_cx_overflow" Counter "Connections refused by the process's limit.";
+        "downstream_pre_cx_timeout" Counter "Connections whose listener filters took too long.";
+        "downstream_cx_transport_socket_connect_timeout" Counter "Connections whose handshake took too long.";
+        "downstream_listener_filter_error" Counter "Connections that a listener filter refused.";
+        "downstream_listener_filter_remote_close" Counter "Connections whose client left during the listener filters.";
+        "ssl.handshake" Counter "Handshakes that succeeded.";
+        "ssl.connection_error" Counter "Handshakes that failed, but for their certificate.";
+        "ssl.no_certificate" Counter "Handshakes without a client's certificate.";
+        "ssl.fail_verify_error" Counter "Certificates that failed the verification.";
+        "ssl.fail_verify_no_cert" Counter "Handshakes that lacked a certificate.";
+        "downstream_pre_cx_active" Gauge "Connections that wait for their first bytes.";
     }
     "cluster_manager" {
         "cds.update_success" Counter "Cluster updates taken.";

@@ -127,6 +127,7 @@ fn numeric(operator: &Operator) -> bool {
     matches!(
         operator,
         Operator::CommonDuration(..)
+            | Operator::Size(_)
             | Operator::GrpcStatus(GrpcStyle::Number)
             | Operator::Simple(
                 Simple::ResponseCode

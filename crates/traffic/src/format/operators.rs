@@ -4,6 +4,7 @@
 
 use http::header::HeaderName;
 
+use super::derived::{SizeOf, coalesce, xfcc_field};
 use super::parse::FormatError;
 use super::{
     AddressOf, Bound, GrpcStyle, MetadataOf, Moment, Operator, Part, PathKind, PeerField,
@@ -32,6 +33,7 @@ pub(super) fn takes_length(name: &str) -> bool {
             | "FILTER_STATE"
             | "UPSTREAM_FILTER_STATE"
             | "ENVIRONMENT"
+            | "COALESCE"
     )
 }
 
@@ -104,6 +106,11 @@ pub(super) fn parse(name: &str, argument: Option<&str>) -> Result<Operator, Form
             Some(_) => return Err(refused()),
         }),
         "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(GrpcStyle::Number),
+        "COALESCE" => Operator::Coalesce(coalesce(needed()?)?),
+        "XFCC_VALUE" => Operator::Xfcc(xfcc_field(needed()?).ok_or_else(refused)?),
+        "REQUEST_HEADERS_BYTES" => Operator::Size(SizeOf::Request),
+        "RESPONSE_HEADERS_BYTES" => Operator::Size(SizeOf::Response),
+        "RESPONSE_TRAILERS_BYTES" => Operator::Size(SizeOf::Trailers),
         "COMMON_DURATION" => duration(needed()?).ok_or_else(refused)?,
         "REQUESTED_SERVER_NAME" => server_name(argument).ok_or_else(refused)?,
         "ENVIRONMENT" => Operator::Environment(needed()?.into()),
@@ -179,6 +186,8 @@ fn typed_metadata(argument: &str) -> Option<Operator> {
         "ROUTE" => MetadataOf::Route,
         "CLUSTER" => MetadataOf::Cluster,
         "UPSTREAM_HOST" => MetadataOf::Host,
+        "LISTENER" => MetadataOf::Listener,
+        "LISTENER_FILTER_CHAIN" => MetadataOf::FilterChain,
         _ => return None,
     };
     Some(metadata(whose, rest))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 
+use super::derived;
 use super::json::write_value;
 use super::time::digits;
 use super::{
@@ -90,6 +91,9 @@ pub(super) fn operator(
             let value = found.map_or("-", |(_, value)| value);
             present(value.as_bytes(), out)
         }
+        Operator::Coalesce(choices) => derived::first(choices, info, heads, out),
+        Operator::Xfcc(field) => derived::xfcc_value(field, heads, out),
+        Operator::Size(of) => number(derived::size(*of, info, heads), out),
     }
 }
 
@@ -178,17 +182,47 @@ fn address(of: AddressOf, part: Part, info: &StreamInfo<'_>, out: &mut Vec<u8>) 
     let connected = info.upstream_connection_id != 0;
     match (of, info.upstream_host) {
         (AddressOf::UpstreamRemote, _) if !connected => return false,
+        (AddressOf::UpstreamHost | AddressOf::UpstreamRemote, Some(Address::Pipe(_)))
+            if part == Part::Port =>
+        {
+            return true;
+        }
         (
             AddressOf::UpstreamHost | AddressOf::UpstreamRemote,
             Some(other @ (Address::Pipe(_) | Address::Named(..) | Address::Internal(..))),
         ) => return display(other, out),
         _ => {}
     }
+    if in_pipe(of, info) {
+        let path = match part {
+            Part::Whole | Part::Address => info.downstream_pipe,
+            Part::Port => "",
+        };
+        return present(path.as_bytes(), out);
+    }
     socket(address_of(of, info), part, out)
+}
+
+/// The address is that of a unix socket: what X-Forwarded-For says of the client goes before it.
+fn in_pipe(of: AddressOf, info: &StreamInfo<'_>) -> bool {
+    let told = info
+        .downstream_remote
+        .is_some_and(|remote| !remote.ip().is_unspecified());
+    !info.downstream_pipe.is_empty()
+        && match of {
+            AddressOf::UpstreamHost | AddressOf::UpstreamRemote | AddressOf::UpstreamLocal => false,
+            AddressOf::DownstreamRemote => !told,
+            AddressOf::DownstreamLocal
+            | AddressOf::DownstreamDirectLocal
+            | AddressOf::DownstreamDirectRemote => true,
+        }
 }
 
 /// The block of an address, as `10.1.0.0/16`.
 fn masked(of: AddressOf, bits: u8, info: &StreamInfo<'_>, out: &mut Vec<u8>) -> bool {
+    if in_pipe(of, info) {
+        return true;
+    }
     let Some(ip) = address_of(of, info).map(|address| address.ip()) else {
         return false;
     };
@@ -213,6 +247,8 @@ pub(super) fn metadata_value<'a>(
         MetadataOf::Route => info.route_metadata,
         MetadataOf::Cluster => info.cluster_metadata,
         MetadataOf::Host => info.host_metadata,
+        MetadataOf::Listener => info.listener_metadata,
+        MetadataOf::FilterChain => info.chain_metadata,
     }?;
     if keys.is_empty() {
         metadata.namespaces.get(namespace)

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -128,6 +129,7 @@ impl Pools {
                 }
                 continue;
             };
+            cluster.stats.cx_http1.fetch_add(1, Ordering::Relaxed);
             let (stream, facts) = self.dial(cluster, host, &key.needs).await?;
             let pooled = pooled(stream, facts, slot, cluster, host);
             return self.lend(pooled, cluster, key).map(Lease::Http1);
@@ -167,12 +169,15 @@ impl Pools {
         key: Key,
     ) -> Result<Http1Lease, ConnectError> {
         match admit_request(cluster, &key) {
-            Ok(running) => Ok(Http1Lease {
-                pooled,
-                pools: Rc::clone(self),
-                key,
-                _running: running,
-            }),
+            Ok(running) => {
+                pooled.facts.measured.request();
+                Ok(Http1Lease {
+                    pooled,
+                    pools: Rc::clone(self),
+                    key,
+                    _running: running,
+                })
+            }
             Err(error) => {
                 let mut pools = self.http1.borrow_mut();
                 pools.entry(key).or_default().idle.push(pooled);

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -155,6 +156,7 @@ impl Pools {
             pool,
             dialling: &dialling,
         };
+        cluster.stats.cx_http2.fetch_add(1, Ordering::Relaxed);
         let result = match self.dial(cluster, host, &key.needs).await {
             Ok((stream, facts)) => pool.adopt(stream, facts, slot, cluster, host).await,
             Err(error) => Err(error),
@@ -288,6 +290,7 @@ impl Http2Conn {
         let running = admit_request(cluster, key)?;
         self.active.set(self.active.get() + 1);
         self.served.set(self.served.get() + 1);
+        self.facts.measured.request();
         Ok(Http2Lease {
             conn: Rc::clone(self),
             send: self.send.clone(),

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::http1::pooled;
 use super::waiting::admit_pending;
@@ -39,9 +40,11 @@ impl Pools {
             };
             let (stream, facts) = self.dial(cluster, host, &key.needs).await?;
             if stream.alpn() == Some(b"h2") {
+                cluster.stats.cx_http2.fetch_add(1, Ordering::Relaxed);
                 let conn = pool.adopt(stream, facts, slot, cluster, host).await?;
                 return conn.lend(cluster, &key).map(Lease::Http2);
             }
+            cluster.stats.cx_http1.fetch_add(1, Ordering::Relaxed);
             let pooled = pooled(stream, facts, slot, cluster, host);
             return self.lend(pooled, cluster, key).map(Lease::Http1);
         }

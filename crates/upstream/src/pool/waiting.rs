@@ -72,7 +72,12 @@ pub(super) fn may_connect(cluster: &Cluster, host: &Host, needs: &ConnectionNeed
 pub(super) fn admit_pending(cluster: &Cluster, key: &Key) -> Result<Gauge, ConnectError> {
     let breaker: &Breaker = cluster.breaker(key.needs.high_priority);
     let pending = breaker.pending.admit(breaker.limits.max_pending);
-    pending.ok_or_else(|| overflow(&cluster.stats.rq_pending_overflow))
+    let pending = pending.ok_or_else(|| overflow(&cluster.stats.rq_pending_overflow))?;
+    cluster
+        .stats
+        .rq_pending_total
+        .fetch_add(1, Ordering::Relaxed);
+    Ok(pending)
 }
 
 /// Lets one more request run.

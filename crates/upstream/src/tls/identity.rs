@@ -7,8 +7,12 @@ use rustls::pki_types::CertificateDer;
 
 /// The identity of a connection's peer; `None` when it showed no certificate.
 pub fn peer_identity(state: &rustls::CommonState, verified: bool) -> Option<PeerIdentity> {
-    let leaf = state.peer_certificates()?.first()?;
+    let (leaf, further) = state.peer_certificates()?.split_first()?;
     let mut peer = read(leaf)?;
+    peer.chain = further
+        .iter()
+        .map(|der| Bytes::copy_from_slice(der))
+        .collect();
     peer.validated = verified;
     Some(peer)
 }
@@ -37,6 +41,7 @@ pub(super) fn read(leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
         not_before: u64::try_from(facts.not_before).unwrap_or(0),
         not_after: u64::try_from(facts.not_after).unwrap_or(0),
         der: Bytes::copy_from_slice(leaf),
+        chain: Vec::new(),
         validated: false,
     })
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::HeaderMap;
 use meltemi_filters::counters::Entered;
 use meltemi_filters::http::pace::Pace;
@@ -186,14 +185,8 @@ impl<'w, 'c> Walk<'w, 'c> {
         {
             return Poll::Ready(Stop::ClientGone(error));
         }
-        self.idle.poll(cx).map(|()| {
-            let reply = Reply::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "stream timeout",
-                "stream_idle_timeout",
-            );
-            Stop::Reply(reply.flag(ResponseFlags::STREAM_IDLE_TIMEOUT))
-        })
+        let idle = self.idle.poll(cx);
+        idle.map(|()| Stop::Reply(Reply::idle(false)))
     }
 }
 

@@ -215,6 +215,7 @@ pub(super) async fn until_head(
         if let Poll::Ready(failure) = timeouts.poll(cx, complete) {
             return failed(failure);
         }
+        sides.exchange.poll_log(cx);
         match idle.poll(cx) {
             Poll::Ready(()) => failed(Failure::Idle {
                 request_complete: complete,
@@ -486,6 +487,7 @@ pub(super) async fn both(
             late(sides.exchange, &failure);
             return Poll::Ready(Ended::Broken);
         }
+        sides.exchange.poll_log(cx);
         match idle.poll(cx) {
             Poll::Ready(()) => {
                 sides.exchange.flags.add(ResponseFlags::STREAM_IDLE_TIMEOUT);
@@ -584,6 +586,11 @@ pub(super) fn broken(sides: &mut Sides<'_, '_>, error: &StreamError) -> Ended {
             (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol_error")
         }
     };
+    if let Some(cluster) = &sides.exchange.cluster
+        && matches!(error, StreamError::Refused | StreamError::RemoteReset)
+    {
+        crate::stats::count(&cluster.stats.rq_rx_reset);
+    }
     sides.exchange.flags.add(flag);
     sides.exchange.details = format!("upstream_reset_after_response_started{{{reason}}}").into();
     Ended::Broken

@@ -118,15 +118,15 @@ fn follow(
         false
     };
     let Some(target) = location.to_str().ok().and_then(Target::parse) else {
-        return refuse(|stats| &stats.redirect_bad_location);
+        return refuse(|stats| &stats.counters.redirect_bad_location);
     };
     let from_https = exchange.request.https && exchange.context.info().tls.is_some();
     let to_https = target.scheme != "http";
     if !policy.allow_cross_scheme && from_https != to_https {
-        return refuse(|stats| &stats.redirect_unsafe_scheme);
+        return refuse(|stats| &stats.counters.redirect_unsafe_scheme);
     }
     if exchange.followed.as_ref().map_or(0, |before| before.count) >= policy.max {
-        return refuse(|stats| &stats.redirect_too_many);
+        return refuse(|stats| &stats.counters.redirect_too_many);
     }
     let request = &mut exchange.request;
     let before = (
@@ -142,9 +142,9 @@ fn follow(
     let route = plan.next_route(exchange);
     let counter: Option<fn(&crate::stats::HttpStats) -> &std::sync::atomic::AtomicU64> =
         match &route {
-            None => Some(|stats| &stats.redirect_no_route),
+            None => Some(|stats| &stats.counters.redirect_no_route),
             Some(route) if !accepts(exchange, plan, policy, route, (from_https, to_https)) => {
-                Some(|stats| &stats.redirect_predicate)
+                Some(|stats| &stats.counters.redirect_predicate)
             }
             Some(_) => None,
         };
