@@ -235,7 +235,7 @@ fn grpc_timeout(timeout: Duration) -> HeaderValue {
     } else {
         format!("{}S", (millis / 1000).min(MOST_GRPC_UNITS))
     };
-    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("99999999S"))
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("99999999S"))
 }
 
 /// `grpc-timeout`: up to eight digits and a unit.
