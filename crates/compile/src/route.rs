@@ -348,7 +348,7 @@ fn route(message: &pb::Route, host: &pb::VirtualHost, scope: &Scope<'_>) -> Comp
         } else {
             format!("vhost.{}.route.{}", host.name, message.stat_prefix).into()
         },
-        virtual_clusters: scope.virtual_clusters.clone(),
+        virtual_clusters: scope.virtual_clusters,
         attempt_count_in_request: host.include_request_attempt_count,
         attempt_count_in_response: host.include_attempt_count_in_response,
         is_timeout_retry_header: host.include_is_timeout_retry_header,

@@ -39,7 +39,7 @@ pub(crate) fn rewrite(exchange: &mut Exchange, config: &LocalReply, reply: &mut 
         content_type = HeaderValue::from_str(&format.content_type).unwrap_or(content_type);
     }
     let is_untouched = reply.headers.get(CONTENT_TYPE) == own_type.as_ref();
-    if own_type.is_none() && is_untouched || reply.body != original && is_untouched {
+    if is_untouched && (own_type.is_none() || reply.body != original) {
         reply.headers.insert(CONTENT_TYPE, content_type);
     }
 }

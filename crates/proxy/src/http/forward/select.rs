@@ -70,7 +70,6 @@ impl Attempts {
                     criteria: &criteria,
                     avoid_priorities: &self.left_priorities,
                     wanted: self.wanted(exchange),
-                    ..Pick::default()
                 };
                 exchange.context.worker().pools.pick(&self.cluster, &pick)
             }
