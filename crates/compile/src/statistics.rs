@@ -89,7 +89,12 @@ fn buckets(message: &pb::HistogramBucketSettings) -> Compiled<(StringMatcher, Ve
     let Some(matcher) = &message.r#match else {
         return refuse_field("match", "is required");
     };
-    if message.buckets.is_empty() || message.buckets.iter().any(|bound| bound.is_nan() || *bound <= 0.0) {
+    if message.buckets.is_empty()
+        || message
+            .buckets
+            .iter()
+            .any(|bound| bound.is_nan() || *bound <= 0.0)
+    {
         return refuse_field("buckets", "must be numbers above zero");
     }
     let mut bounds = message.buckets.clone();

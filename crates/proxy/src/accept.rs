@@ -140,19 +140,9 @@ async fn take_in(
         SocketKind::Unix(_) => path_of(&listener.config),
     };
     socket.unread(buffer.freeze());
-    let (mut stream, tls) = match secure(&chain, socket).await {
-        Ok(secured) => secured,
-        Err(error) => {
-            error.count_handshake(&listener.stats);
-            return Err(error);
-        }
-    };
-    if let Some(tls) = &tls {
-        count(&listener.stats.tls.handshake);
-        if tls.peer.is_none() {
-            count(&listener.stats.tls.no_certificate);
-        }
-    }
+    let secured = secure(&chain, socket).await;
+    count_handshake(&listener.stats, &secured);
+    let (mut stream, tls) = secured?;
     if let Some(protocol) = chain.network.exchanges()
         && stream.alpn() == Some(protocol.as_bytes())
     {
@@ -177,6 +167,23 @@ async fn take_in(
         info.filter_state = connection_state(&info);
     }
     Ok((Rc::new(info), stream, counted))
+}
+
+/// Counts how a handshake ended, where there was one.
+fn count_handshake(
+    stats: &ListenerStats,
+    secured: &Result<(Stream, Option<TlsFacts>), IntakeError>,
+) {
+    match secured {
+        Ok((_, None)) => {}
+        Ok((_, Some(tls))) => {
+            count(&stats.tls.handshake);
+            if tls.peer.is_none() {
+                count(&stats.tls.no_certificate);
+            }
+        }
+        Err(error) => error.count_handshake(stats),
+    }
 }
 
 /// What the chain's `set_filter_state` filters make of the connection.

@@ -156,6 +156,15 @@ impl Record {
         }
     }
 
+    /// So many bytes have passed from the client and from the upstream, in all.
+    fn moved(&mut self, from_client: u64, from_upstream: u64) {
+        if let Some(counted) = &self.counted {
+            counted.received(from_client - self.bytes.0);
+            counted.sent(from_upstream - self.bytes.1);
+        }
+        self.bytes = (from_client, from_upstream);
+    }
+
     /// Remembers the upstream connection.
     fn connected(&mut self, facts: &ConnFacts) {
         self.local = facts.local;
@@ -460,6 +469,14 @@ enum CopyState {
 }
 
 impl OneWay {
+    /// To the upstream and back, each with its side's buffer limit.
+    fn both(record: &Record) -> (Self, Self) {
+        let of_cluster = record.cluster.as_ref();
+        let of_cluster = of_cluster.map_or(0, |cluster| cluster.config.buffer_limit);
+        let of_listener = record.info.listener.config.buffer_limit;
+        (Self::new(of_cluster), Self::new(of_listener))
+    }
+
     /// Towards a connection with this buffer limit.
     fn new(buffer_limit: u32) -> Self {
         let most = high_water(buffer_limit);
@@ -561,10 +578,7 @@ impl OneWay {
 /// Copies both ways until both ends were passed on, one side failed, or nothing moved for too long.
 async fn copy(record: &mut Record, mut client: Stream, mut upstream: impl ServerSide) {
     let mut idle = IdleTimer::new(record.proxy.idle_timeout);
-    let of_cluster = record.cluster.as_ref();
-    let of_cluster = of_cluster.map_or(0, |cluster| cluster.config.buffer_limit);
-    let mut up = OneWay::new(of_cluster);
-    let mut down = OneWay::new(record.info.listener.config.buffer_limit);
+    let (mut up, mut down) = OneWay::both(record);
     let along = record.info.chain.network.reads_mongo();
     let along = along.map(|session| Rc::new(RefCell::new(session)));
     if let Some(session) = &along {
@@ -606,11 +620,7 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: impl Server
         if awaited {
             peers::listen(record, &client, upstream.told());
         }
-        if let Some(counted) = &record.counted {
-            counted.received(up.bytes - record.bytes.0);
-            counted.sent(down.bytes - record.bytes.1);
-        }
-        record.bytes = (up.bytes, down.bytes);
+        record.moved(up.bytes, down.bytes);
         while periodic.ticks(cx) {
             record.log_early("TcpPeriodic");
         }
@@ -622,11 +632,8 @@ async fn copy(record: &mut Record, mut client: Stream, mut upstream: impl Server
             }
             _ => {}
         }
-        let idle = idle.poll(cx);
-        if idle.is_ready() {
-            record.count(|stats| &stats.idle_timeout);
-        }
-        idle
+        idle.poll(cx)
+            .map(|()| record.count(|stats| &stats.idle_timeout))
     })
     .await;
     if let Some(session) = &along {
