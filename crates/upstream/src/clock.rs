@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
@@ -35,13 +37,22 @@ pub fn now() -> Instant {
 }
 
 /// Runs a task in turns: from each time it is polled until it waits, [`now`] stands still.
-pub async fn in_turns<F: Future>(task: F) -> F::Output {
-    let mut task = std::pin::pin!(task);
-    std::future::poll_fn(|cx| {
+pub fn in_turns<F: Future>(task: F) -> InTurns<F> {
+    InTurns(Box::pin(task))
+}
+
+/// A task that runs in turns; see [`in_turns`]. Boxed at once: the state of an exchange is many kilobytes, which a runtime
+/// would move half a dozen times until the task has its place.
+#[derive(Debug)]
+pub struct InTurns<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for InTurns<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let _ends = Begun(TURN.replace(Turn::Unread));
-        task.as_mut().poll(cx)
-    })
-    .await
+        self.0.as_mut().poll(cx)
+    }
 }
 
 /// Ends a turn, also when its task panics.
