@@ -9,6 +9,7 @@ mod roles;
 mod status;
 mod up;
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,9 +19,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Huge pages cost each small process of a mesh about 6 MB that it never uses. Children inherit this; where the
-    // kernel does not know it, nothing is lost but memory.
-    let _ = nix::sys::prctl::set_thp_disable(true);
+    forbid_huge_pages();
     let arguments = arguments::Arguments::parse_from(arguments::normalized(std::env::args_os()));
     // One TLS provider for the whole process; a second call would mean that somebody installed another.
     rustls::crypto::aws_lc_rs::default_provider()
@@ -37,6 +36,25 @@ fn main() -> ExitCode {
             );
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Huge pages cost each small process of a mesh about 6 MB that it never uses. Children inherit the ban. The first huge page
+/// is taken before `main` begins, so a process that did not inherit it starts once more; where the kernel refuses either,
+/// nothing is lost but memory.
+fn forbid_huge_pages() {
+    let forbidden = nix::sys::prctl::get_thp_disable();
+    if forbidden == Ok(false)
+        && nix::sys::prctl::set_thp_disable(true).is_ok()
+        && let Ok(program) = std::env::current_exe()
+    {
+        let mut arguments = std::env::args_os();
+        let mut again = std::process::Command::new(program);
+        if let Some(name) = arguments.next() {
+            again.arg0(name);
+        }
+        // Returns only when it fails; the process goes on as it is.
+        let _ = again.args(arguments).exec();
     }
 }
 
