@@ -301,6 +301,11 @@ impl Hub {
             && !self.shared.clusters.is_warming();
         self.clusters_ready |= first;
         if self.clusters_ready {
+            // What reads configuration is not needed to serve it. Now, so that no client meets the proxy at its largest.
+            let is_start = !self.shared.live.load(Ordering::Acquire);
+            if is_start && !self.waiting_listeners.is_empty() {
+                release_startup_pages();
+            }
             errors.extend(self.start_listeners());
         }
         // A listener whose secret never comes must not keep the others' traffic away: only routes count here.
@@ -313,9 +318,7 @@ impl Hub {
         self.finish_loaded();
         if live && !self.shared.live.swap(true, Ordering::AcqRel) {
             tracing::info!(workers = self.shared.concurrency, "proxy is live");
-            if let Err(error) = meltemi_capture::memory::release_startup_pages() {
-                tracing::debug!(%error, "pages of the start stay resident");
-            }
+            release_startup_pages();
         }
         errors
     }
@@ -408,4 +411,10 @@ pub(super) fn compile<M: Message + Default, T>(
     let message = M::decode(Bytes::clone(&received.body))
         .map_err(|error| format!("{}: {error}", received.name))?;
     make(&message).map_err(|refusal| format!("{}: {refusal}", received.name))
+}
+
+fn release_startup_pages() {
+    if let Err(error) = meltemi_capture::memory::release_startup_pages() {
+        tracing::debug!(%error, "pages of the start stay resident");
+    }
 }

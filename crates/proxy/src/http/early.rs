@@ -453,12 +453,13 @@ fn new_id() -> ([u8; 36], u64) {
     let mut bits = fastrand::u128(..);
     bits = (bits & !(0xf << 76)) | (0x4 << 76);
     bits = (bits & !(0x3 << 62)) | (0x2 << 62);
+    let bytes = bits.to_be_bytes();
     let mut out = [b'-'; 36];
-    let mut shift = 128;
-    for (at, slot) in out.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            *slot = HEX[((bits >> shift) & 0xf) as usize];
+    // Where each of the five groups of digits begins, and its bytes.
+    for (at, group) in [(0, 0..4), (9, 4..6), (14, 6..8), (19, 8..10), (24, 10..16)] {
+        for (pair, byte) in out[at..].chunks_exact_mut(2).zip(&bytes[group]) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 0xf)];
         }
     }
     (out, (bits >> 96) as u64)
