@@ -162,6 +162,8 @@ pub(super) async fn until_head(
     idle: &mut IdleTimer,
 ) -> Waited {
     let mut write_error: Option<StreamError> = None;
+    // An interim response is on its way to the client.
+    let mut unflushed = false;
     let mut sent = 0;
     std::future::poll_fn(|cx| {
         if write_error.is_none() {
@@ -175,28 +177,8 @@ pub(super) async fn until_head(
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
-        loop {
-            match sides.stream.poll_response(cx) {
-                Poll::Ready(Ok(start)) if start.status.is_informational() && !start.tunnel => {
-                    interim(sides, start.status, start.headers);
-                    if let Poll::Ready(Err(error)) = sides.down.poll_flush(cx) {
-                        return failed(Failure::Client(error));
-                    }
-                }
-                Poll::Ready(Ok(start)) => {
-                    idle.touch();
-                    let now = sides.exchange.elapsed();
-                    sides.exchange.times.upstream_first_rx = Some(now);
-                    return Poll::Ready(Waited::Head(start));
-                }
-                Poll::Ready(Err(error)) => {
-                    return failed(Failure::Stream {
-                        error,
-                        request_sent: true,
-                    });
-                }
-                Poll::Pending => break,
-            }
+        if let Poll::Ready(waited) = poll_head(cx, sides, &mut unflushed, idle) {
+            return Poll::Ready(waited);
         }
         if let Some(error) = write_error.take() {
             return failed(Failure::Stream {
@@ -224,6 +206,44 @@ pub(super) async fn until_head(
         }
     })
     .await
+}
+
+/// Looks for the response head; interim responses go on to the client, `unflushed` tells that one is on its way.
+fn poll_head(
+    cx: &mut Context<'_>,
+    sides: &mut Sides<'_, '_>,
+    unflushed: &mut bool,
+    idle: &mut IdleTimer,
+) -> Poll<Waited> {
+    loop {
+        match sides.stream.poll_response(cx) {
+            Poll::Ready(Ok(start)) if start.status.is_informational() && !start.tunnel => {
+                interim(sides, start.status, start.headers);
+                *unflushed = true;
+            }
+            Poll::Ready(Ok(start)) => {
+                idle.touch();
+                let now = sides.exchange.elapsed();
+                sides.exchange.times.upstream_first_rx = Some(now);
+                return Poll::Ready(Waited::Head(start));
+            }
+            Poll::Ready(Err(error)) => {
+                return failed(Failure::Stream {
+                    error,
+                    request_sent: true,
+                });
+            }
+            Poll::Pending => break,
+        }
+    }
+    if *unflushed {
+        match sides.down.poll_flush(cx) {
+            Poll::Ready(Ok(())) => *unflushed = false,
+            Poll::Ready(Err(error)) => return failed(Failure::Client(error)),
+            Poll::Pending => {}
+        }
+    }
+    Poll::Pending
 }
 
 fn failed(failure: Failure) -> Poll<Waited> {
