@@ -65,6 +65,7 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
     ]))?;
     environment.push(("MELTEMI_TEST_BINARY", crate::binary()));
 
+    allow_open_files()?;
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     if let Some(only) = only {
         command = cargo(&["test", "--no-fail-fast", "--package", only]);
@@ -155,6 +156,13 @@ fn number_before(text: &str, word: &str) -> u64 {
         .next()
         .unwrap_or_default();
     digits.parse().unwrap_or(0)
+}
+
+/// Tests of many connections need more open files than a user's session starts with.
+fn allow_open_files() -> anyhow::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raise the limit of open files")
 }
 
 #[cfg(test)]

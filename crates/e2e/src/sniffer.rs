@@ -11,10 +11,14 @@ use std::{
 
 use crate::{Mesh, User};
 
-/// Prints each TCP segment that enters the namespace over any link, after a line `ready`: both ends, the sequence
-/// number, and the payload as hexadecimal.
+/// Enters the namespaces of its arguments, then prints each TCP segment that enters the last one over any link, after a line
+/// `ready`: both ends, the sequence number, and the payload as hexadecimal. It enters by itself: a program started inside
+/// would have lost the capability for packet sockets unless its user is root there.
 const SCRIPT: &str = "\
-import socket
+import ctypes, os, socket, sys
+enter = ctypes.CDLL(None, use_errno=True).setns
+for place in [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]:
+    if enter(place, 0): raise OSError(ctypes.get_errno(), 'setns')
 s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
 s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
 print('ready', flush=True)
@@ -58,11 +62,16 @@ impl Sniffer {
     #[must_use]
     pub fn in_node_of(mesh: &Mesh) -> Self {
         let (pid, namespace) = node_namespace(mesh);
-        let mut child = enter(mesh.user, pid, &namespace)
-            .args(["python3", "-c", SCRIPT])
+        let mut command = Command::new("python3");
+        command.args(["-c", SCRIPT]);
+        if becomes_owner(mesh.user) {
+            command.arg(format!("/proc/{pid}/ns/user"));
+        }
+        let mut child = command
+            .arg(&namespace)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("nsenter runs");
+            .expect("python3 runs");
         let stdout = child.stdout.take().expect("piped");
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -156,11 +165,16 @@ fn links(user: User, pid: i32, namespace: &std::path::Path) -> usize {
 fn enter(user: User, pid: i32, namespace: &std::path::Path) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace.display()));
-    if user == User::Ordinary && !nix::unistd::geteuid().is_root() {
+    if becomes_owner(user) {
         command.args(["--target", &pid.to_string()]);
         command.args(["--user", "--preserve-credentials"]);
     }
     command
+}
+
+/// An ordinary user's namespaces belong to a user namespace of theirs.
+fn becomes_owner(user: User) -> bool {
+    user == User::Ordinary && !nix::unistd::geteuid().is_root()
 }
 
 fn bytes_of(hex: &str) -> Vec<u8> {

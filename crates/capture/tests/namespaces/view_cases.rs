@@ -72,7 +72,7 @@ fn own_view() {
     assert_eq!(fact("CapBnd:"), "0000000000000000");
     assert_eq!(fact("NoNewPrivs:"), "1");
     assert_eq!(fact("SigBlk:"), "0000000000000000");
-    assert_eq!(fact("Uid: 1000 1000 1000"), "1000");
+    assert_eq!(fact("Uid: 1000 1000 1000"), "1000", "{facts:?}");
     assert_eq!(fact("mark"), libc::EPERM.to_string());
     assert_eq!(fact("port80"), "0");
     assert_eq!(fact("entries /tmp"), "0");
