@@ -130,6 +130,21 @@ impl ConnInfo {
         self.tls.as_ref().is_some_and(|tls| tls.peer.is_some())
     }
 
+    /// The other side's principal and ours, as Istio's metrics name them: of the client's connection where traffic comes
+    /// in, else of that to the upstream, which has `peer` and is protected by TLS or not.
+    pub(crate) fn principals(&self, peer: Option<&PeerIdentity>, tls: bool) -> (Str, Str) {
+        let (other, own) = if self.listener.config.direction == Direction::Inbound {
+            let own = self.tls.as_ref().and_then(|tls| tls.local_uris.first());
+            let own = own.filter(|_| self.is_mutual_tls());
+            (self.peer_principal().cloned(), own.cloned())
+        } else {
+            let other = peer.and_then(|peer| peer.uri_sans.first().cloned());
+            let own = self.worker.shared.own_principal();
+            (other, own.filter(|_| tls))
+        };
+        (other.unwrap_or_default(), own.unwrap_or_default())
+    }
+
     /// What logs can say of the connection.
     pub(crate) fn describe<'a>(&'a self, info: &mut StreamInfo<'a>) {
         info.downstream_pipe = &self.pipe;

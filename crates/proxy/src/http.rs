@@ -38,6 +38,7 @@ use crate::connection::ConnInfo;
 use crate::idle::IdleTimer;
 use crate::stats::count;
 pub(crate) use early::new_request_id;
+pub(crate) use forward::MAX_RESPONSE_HEAD;
 
 use age::Age;
 use downstream::{Downstream, Http1Side};

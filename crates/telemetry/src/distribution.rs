@@ -6,6 +6,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -69,6 +70,11 @@ pub struct Bin {
 }
 
 impl Histogram {
+    /// Counts a time, in whole milliseconds.
+    pub fn record_time(&self, time: Duration) {
+        self.record(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    }
+
     /// Counts a value.
     pub fn record(&self, value: u64) {
         let Some(exponent) = value.checked_ilog10() else {

@@ -23,14 +23,13 @@ pub struct Distributions {
 impl Distributions {
     /// An upstream answered completely, so long after the request was complete.
     pub fn answered(&self, took: Duration, internal: bool) {
-        let took = milliseconds(took);
-        self.answered.record(took);
-        self.by_origin[usize::from(internal)].record(took);
+        self.answered.record_time(took);
+        self.by_origin[usize::from(internal)].record_time(took);
     }
 
     /// A connection was made.
     pub(crate) fn connected(&self, took: Duration) {
-        self.connected.record(milliseconds(took));
+        self.connected.record_time(took);
     }
 
     /// Calls `each` with every histogram's name.
@@ -79,14 +78,10 @@ impl Drop for Measured {
     fn drop(&mut self) {
         self.stats.cx_destroyed.fetch_add(1, Ordering::Relaxed);
         let all = self.state.distributions();
-        all.lived.record(milliseconds(self.born.elapsed()));
+        all.lived.record_time(self.born.elapsed());
         let served = self.served.load(Ordering::Relaxed);
         if served > 0 {
             all.served.record(served.into());
         }
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -91,9 +91,7 @@ impl Output {
 
     /// Appends through an encoder.
     pub fn encode(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.tail.capacity() == 0 {
-            self.tail = spare();
-        }
+        self.have_tail();
         let before = self.tail.len();
         write(&mut self.tail);
         let more = self.tail.len() - before;
@@ -106,9 +104,7 @@ impl Output {
         self.waiting += bytes.len();
         self.total += bytes.len() as u64;
         if bytes.len() < COPY_BELOW {
-            if self.tail.capacity() == 0 {
-                self.tail = spare();
-            }
+            self.have_tail();
             self.tail.extend_from_slice(&bytes);
             return;
         }
@@ -119,6 +115,12 @@ impl Output {
             self.sent = 0;
         }
         self.queue.push_back(bytes);
+    }
+
+    fn have_tail(&mut self) {
+        if self.tail.capacity() == 0 {
+            self.tail = spare();
+        }
     }
 
     /// Bytes not yet accepted by the stream.

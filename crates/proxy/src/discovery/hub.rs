@@ -299,13 +299,12 @@ impl Hub {
         let first = self.clusters != Collection::Awaited
             && self.waiting_clusters.is_empty()
             && !self.shared.clusters.is_warming();
-        self.clusters_ready |= first;
-        if self.clusters_ready {
+        if first && !self.clusters_ready {
+            self.clusters_ready = true;
             // What reads configuration is not needed to serve it. Now, so that no client meets the proxy at its largest.
-            let is_start = !self.shared.live.load(Ordering::Acquire);
-            if is_start && !self.waiting_listeners.is_empty() {
-                release_startup_pages();
-            }
+            release_startup_pages();
+        }
+        if self.clusters_ready {
             errors.extend(self.start_listeners());
         }
         // A listener whose secret never comes must not keep the others' traffic away: only routes count here.

@@ -18,7 +18,6 @@ mod timeouts;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 
 use http::header::{HeaderName, HeaderValue};
 use meltemi_traffic::cluster::ClusterKind;
@@ -55,7 +54,7 @@ const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout
 const FAIL_AT_ONCE: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Largest response head from upstreams, as Envoy's default for HTTP/1.
-const MAX_RESPONSE_HEAD: usize = 80 * 1024;
+pub(crate) const MAX_RESPONSE_HEAD: usize = 80 * 1024;
 /// Envoy's default `max_headers_count`.
 const MAX_RESPONSE_HEADERS: usize = 100;
 
@@ -402,27 +401,16 @@ impl Attempts {
             .is_some_and(|connect| connect.ends(&exchange.request.method));
         let pools = &exchange.context.worker().pools;
         let cluster = &self.cluster;
-        let mut acquire = std::pin::pin!(async {
+        let acquire = async {
             if ends_here {
                 let (stream, facts) = pools.connect(cluster, host, &needs).await?;
                 return Ok(Opened::Raw(Box::new((stream, facts))));
             }
             let lease = pools.acquire(cluster, host, protocol, &needs).await;
             lease.map(Opened::Lease)
-        });
-        let timeouts = &mut self.timeouts;
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(result) = acquire.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(Failure::Connect));
-            }
-            if down.body_finished()
-                && let Poll::Ready(error) = down.poll_gone(cx)
-            {
-                return Poll::Ready(Err(Failure::Client(error)));
-            }
-            timeouts.poll(cx, down.body_finished()).map(Err)
-        })
-        .await
+        };
+        let acquired = self.timeouts.unless_over(down, acquire).await?;
+        acquired.map_err(Failure::Connect)
     }
 
     /// Counts a failed attempt against cluster and host.

@@ -85,7 +85,7 @@ impl Drop for HttpConnection {
             stats.ssl_active.fetch_sub(1, Ordering::Relaxed);
         }
         count(&stats.counters.cx_destroyed);
-        stats.cx_length.record(milliseconds(self.since.elapsed()));
+        stats.cx_length.record_time(self.since.elapsed());
     }
 }
 
@@ -135,7 +135,7 @@ impl HttpStats {
         if let Some(counter) = status.and_then(|status| class_of(&self.classes, status)) {
             count(counter);
         }
-        self.rq_time.record(milliseconds(took));
+        self.rq_time.record_time(took);
     }
 
     /// Sets the counters, not the gauges, to zero.
@@ -211,9 +211,4 @@ pub(super) fn each_class(classes: &[AtomicU64; 5], each: &mut impl FnMut(&'stati
     for (name, count) in NAMES.into_iter().zip(counts) {
         each(name, count);
     }
-}
-
-/// Whole milliseconds.
-pub(super) fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,7 @@ use meltemi_traffic::listener::Listener;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::http::{class_of, each_class, milliseconds};
+use super::http::{class_of, each_class};
 use super::{count, counters};
 
 counters! {
@@ -68,7 +68,7 @@ impl Drop for ListenerConnection {
         let stats = &self.stats;
         stats.cx_active.fetch_sub(1, Ordering::Relaxed);
         count(&stats.counters.cx_destroyed);
-        stats.length.record(milliseconds(self.since.elapsed()));
+        stats.length.record_time(self.since.elapsed());
     }
 }
 

@@ -140,25 +140,9 @@ fn count(record: &mut Record) {
 
 fn labels(record: &Record) -> Labels {
     let info = &record.info;
-    let shared = &info.worker.shared;
     let inbound = is_inbound(record);
-    let (peer_principal, local_principal) = if inbound {
-        let own = info
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.local_uris.first().cloned());
-        (
-            info.peer_principal().cloned(),
-            own.filter(|_| info.is_mutual_tls()),
-        )
-    } else {
-        let peer = record
-            .peer
-            .as_ref()
-            .and_then(|peer| peer.uri_sans.first().cloned());
-        let own = shared.own_principal();
-        (peer, own.filter(|_| record.session.is_some()))
-    };
+    let (peer_principal, local_principal) =
+        info.principals(record.peer.as_deref(), record.session.is_some());
     let told = if inbound {
         &record.peers.downstream
     } else {
@@ -180,8 +164,8 @@ fn labels(record: &Record) -> Labels {
             None if inbound => None,
             None => of_endpoint(record),
         },
-        peer_principal: peer_principal.unwrap_or_default(),
-        local_principal: local_principal.unwrap_or_default(),
+        peer_principal,
+        local_principal,
         service: known.unwrap_or_else(|| {
             Service::resolve(&ServiceFacts {
                 cluster: &record.cluster_name,

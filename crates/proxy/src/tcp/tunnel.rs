@@ -16,9 +16,7 @@ use meltemi_wire::http1::head::HeadLimits;
 use std::sync::Arc;
 
 use super::{Record, needs};
-
-/// Largest response head, as Envoy's default for HTTP/1.
-const MAX_RESPONSE_HEAD: usize = 80 * 1024;
+use crate::http::MAX_RESPONSE_HEAD;
 
 /// Why there is no tunnel.
 #[derive(Debug)]

@@ -19,27 +19,7 @@ pub const DEFAULT_MAX_SERIES: usize = 2000;
 /// More than the workers of a usual proxy, so that two of them seldom share a shard.
 const SHARDS: usize = 8;
 /// Upper bounds of the buckets, for milliseconds and bytes alike, as Envoy's statistics have them.
-pub(super) const BOUNDS: [f64; 19] = [
-    0.5,
-    1.0,
-    5.0,
-    10.0,
-    25.0,
-    50.0,
-    100.0,
-    250.0,
-    500.0,
-    1000.0,
-    2500.0,
-    5000.0,
-    10_000.0,
-    30_000.0,
-    60_000.0,
-    300_000.0,
-    600_000.0,
-    1_800_000.0,
-    3_600_000.0,
-];
+pub(super) const BOUNDS: [f64; 19] = crate::distribution::DEFAULT_BUCKETS;
 /// The bounds as they are printed.
 pub(super) const BOUND_TEXTS: [&str; 19] = [
     "0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000",

@@ -5,27 +5,7 @@ use Kind::{Counter, Gauge, Histogram};
 use Stability::{Planned, Stable, Unstable};
 
 /// Envoy's default buckets.
-const ENVOY_BOUNDS: &[f64] = &[
-    0.5,
-    1.0,
-    5.0,
-    10.0,
-    25.0,
-    50.0,
-    100.0,
-    250.0,
-    500.0,
-    1000.0,
-    2500.0,
-    5000.0,
-    10_000.0,
-    30_000.0,
-    60_000.0,
-    300_000.0,
-    600_000.0,
-    1_800_000.0,
-    3_600_000.0,
-];
+const ENVOY_BOUNDS: &[f64] = &crate::distribution::DEFAULT_BUCKETS;
 /// Seconds from a change to the proxies, as Istio buckets them.
 const CONVERGENCE_BOUNDS: &[f64] = &[0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
 /// Seconds of one push or one injection, as Istio buckets them.

@@ -125,26 +125,8 @@ pub(crate) fn report(exchange: &Exchange, duration: Duration) {
     let shared = &exchange.context.worker().shared;
     let info = exchange.context.info();
     let inbound = info.listener.config.direction == Direction::Inbound;
-    let (peer_principal, local_principal) = if inbound {
-        let own = info
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.local_uris.first().cloned());
-        (
-            info.peer_principal().cloned(),
-            own.filter(|_| info.is_mutual_tls()),
-        )
-    } else {
-        let peer = exchange
-            .upstream
-            .peer
-            .as_ref()
-            .and_then(|peer| peer.uri_sans.first().cloned());
-        (
-            peer,
-            shared.own_principal().filter(|_| exchange.upstream.tls),
-        )
-    };
+    let upstream = &exchange.upstream;
+    let (peer_principal, local_principal) = info.principals(upstream.peer.as_deref(), upstream.tls);
     let labels = Labels {
         reporter: if inbound {
             Reporter::Destination
@@ -157,8 +139,8 @@ pub(crate) fn report(exchange: &Exchange, duration: Duration) {
             Protocol::Http
         },
         peer: exchange.peer.as_deref().cloned(),
-        peer_principal: peer_principal.unwrap_or_default(),
-        local_principal: local_principal.unwrap_or_default(),
+        peer_principal,
+        local_principal,
         service: service(exchange, settings.disable_host_fallback),
     };
     let flags = exchange.flags.short();

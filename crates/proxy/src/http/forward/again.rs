@@ -2,7 +2,6 @@
 //! reply when it is not.
 
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use meltemi_traffic::flags::ResponseFlags;
@@ -122,21 +121,9 @@ impl Attempts {
         down: &mut Downstream<'_>,
         wait: Duration,
     ) -> Result<(), Failure> {
-        let mut pause = std::pin::pin!(tokio::time::sleep(wait));
-        let timeouts = &mut self.timeouts;
-        timeouts.pause();
-        std::future::poll_fn(|cx| {
-            if pause.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            if down.body_finished()
-                && let Poll::Ready(error) = down.poll_gone(cx)
-            {
-                return Poll::Ready(Err(Failure::Client(error)));
-            }
-            timeouts.poll(cx, down.body_finished()).map(Err)
-        })
-        .await
+        self.timeouts.pause();
+        let pause = tokio::time::sleep(wait);
+        self.timeouts.unless_over(down, pause).await
     }
 
     /// The local reply for a failure that is final.
@@ -169,15 +156,7 @@ impl Attempts {
             Failure::PerTryTimeout { idle: true } => {
                 Reply::timeout("upstream_per_try_idle_timeout")
             }
-            Failure::Idle { request_complete } => {
-                let status = if request_complete {
-                    http::StatusCode::GATEWAY_TIMEOUT
-                } else {
-                    http::StatusCode::REQUEST_TIMEOUT
-                };
-                Reply::new(status, "stream timeout", "stream_idle_timeout")
-                    .flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
-            }
+            Failure::Idle { request_complete } => Reply::idle(request_complete),
         }
     }
 }

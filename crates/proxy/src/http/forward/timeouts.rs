@@ -9,6 +9,7 @@ use meltemi_traffic::route::Forward;
 use tokio::time::{Instant, Sleep};
 
 use super::Failure;
+use crate::http::downstream::Downstream;
 use crate::http::record::Exchange;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -118,6 +119,27 @@ impl Timeouts {
     /// The attempt's time ends; its response may still idle too long.
     pub(super) fn end_attempt(&mut self) {
         self.attempt_at = None;
+    }
+
+    /// Waits for `waited`, unless the client leaves or a timeout passes before.
+    pub(super) async fn unless_over<T>(
+        &mut self,
+        down: &mut Downstream<'_>,
+        waited: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        let mut waited = std::pin::pin!(waited);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = waited.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            if down.body_finished()
+                && let Poll::Ready(error) = down.poll_gone(cx)
+            {
+                return Poll::Ready(Err(Failure::Client(error)));
+            }
+            self.poll(cx, down.body_finished()).map(Err)
+        })
+        .await
     }
 
     /// Ready when a timeout has passed. The route's starts when the request is complete.
