@@ -4,6 +4,7 @@
 //! early → route → filters → action → record, and [`forward`] pumps bodies between both sides.
 
 mod age;
+mod context;
 pub(crate) mod counted;
 mod demand;
 mod downstream;
@@ -14,6 +15,7 @@ mod forward;
 mod http2;
 mod local_reply;
 mod metered;
+mod plan;
 mod record;
 mod reply;
 mod request;
@@ -41,8 +43,8 @@ pub(crate) use early::new_request_id;
 pub(crate) use forward::MAX_RESPONSE_HEAD;
 
 use age::Age;
+use context::{Closing, Context};
 use downstream::{Downstream, Http1Side};
-use exchange::{Closing, Context};
 use request::Request;
 
 /// Serves all requests of one connection.

@@ -7,7 +7,7 @@ use meltemi_traffic::hcm::{FilterOverride, OnDemand, RouteSource};
 use meltemi_traffic::route::{Action, Route, RouteTable};
 use meltemi_upstream::cluster::Cluster;
 
-use super::exchange::Plan;
+use super::plan::Plan;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::discovery::demand::{LONGEST_WAIT, Name, Outcome};

@@ -16,7 +16,7 @@ pub(crate) use istio::{before_attempt, report};
 pub(crate) use walk::Work;
 
 use super::downstream::{ClientError, Downstream};
-use super::exchange::Plan;
+use super::plan::Plan;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;

@@ -39,8 +39,9 @@ use smallvec::SmallVec;
 
 use super::counted::{Counted, Event};
 use super::downstream::Downstream;
-use super::exchange::{Ended, Plan};
+use super::exchange::Ended;
 use super::filters;
+use super::plan::Plan;
 use super::record::Exchange;
 use super::reply::Reply;
 use crate::idle::IdleTimer;

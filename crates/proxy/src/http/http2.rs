@@ -16,9 +16,10 @@ use meltemi_upstream::stream::Rewound;
 use meltemi_wire::frames::FrameLimits;
 
 use super::age::Age;
+use super::context::Context;
 use super::downstream::{Downstream, Http2Side};
 use super::early;
-use super::exchange::{self, Context};
+use super::exchange;
 use super::metered::{Broken, Metered};
 use super::request::Request;
 use crate::connection::ConnInfo;

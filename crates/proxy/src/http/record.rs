@@ -26,8 +26,8 @@ use meltemi_upstream::tls::TlsSession;
 use meltemi_wire::grpc::MessageCounter;
 use tokio::time::Instant;
 
+use super::context::Context as Connection;
 use super::early::{Early, X_REQUEST_ID};
-use super::exchange::Context as Connection;
 use super::filters::Work;
 use super::forward::{Followed, KeptBody};
 use super::request::Request;

@@ -5,7 +5,7 @@ use meltemi_traffic::headers::RequestHeadMut;
 use meltemi_traffic::route::Forward;
 
 use super::timeouts::Timeouts;
-use crate::http::exchange::Plan;
+use crate::http::plan::Plan;
 use crate::http::record::Exchange;
 use crate::http::request::Request;
 

@@ -13,7 +13,7 @@ use meltemi_traffic::route::{Forward, InternalRedirect, RedirectPredicate};
 use meltemi_upstream::exchange::{BodyKind, ResponseStart};
 
 use super::Attempts;
-use crate::http::exchange::Plan;
+use crate::http::plan::Plan;
 use crate::http::record::Exchange;
 
 const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-envoy-original-url");

@@ -17,7 +17,7 @@ use meltemi_upstream::host::Host;
 use meltemi_upstream::pool::ConnectionNeeds;
 
 use super::{Attempts, Failure};
-use crate::http::exchange::Plan;
+use crate::http::plan::Plan;
 use crate::http::record::Exchange;
 
 /// Namespace of metadata that asks for hosts.
